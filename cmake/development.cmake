@@ -1,0 +1,27 @@
+# For terse's own programs: warnings, the instruction set, and the libraries that they, not the headers, use.
+include(FetchContent)
+find_package(Threads REQUIRED)
+
+# The system's package, or else its pinned release.
+macro(terse_development_package name)
+  find_package(${name} QUIET)
+  if(NOT ${name}_FOUND)
+    FetchContent_Declare(${name} ${ARGN} GIT_SHALLOW TRUE)
+    FetchContent_MakeAvailable(${name})
+  endif()
+endmacro()
+set(BENCHMARK_ENABLE_TESTING OFF)
+terse_development_package(Catch2 GIT_REPOSITORY https://github.com/catchorg/Catch2.git GIT_TAG v2.13.10)
+terse_development_package(benchmark GIT_REPOSITORY https://github.com/google/benchmark.git GIT_TAG v1.7.1)
+terse_development_package(nlohmann_json GIT_REPOSITORY https://github.com/nlohmann/json.git GIT_TAG v3.11.2)
+terse_development_package(CLI11 GIT_REPOSITORY https://github.com/CLIUtils/CLI11.git GIT_TAG v2.3.1)
+if(DEFINED Catch2_SOURCE_DIR)
+  list(APPEND CMAKE_MODULE_PATH ${Catch2_SOURCE_DIR}/contrib)
+endif()
+
+# What all of terse's own programs share: the library, the warnings and the instruction set.
+add_library(terse-development INTERFACE)
+target_link_libraries(terse-development INTERFACE terse::terse Threads::Threads)
+target_compile_options(terse-development INTERFACE
+  -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror $<$<BOOL:${TERSE_NATIVE}>:-march=native>)
+set(CMAKE_CXX_EXTENSIONS OFF)
