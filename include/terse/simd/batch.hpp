@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include <xsimd/xsimd.hpp>
+
+#include <terse/core/types.hpp>
+
+namespace terse::simd {
+
+using xsimd::default_arch;
+
+/// A register of floats. The architecture is part of every kernel's signature, so that translation units built for
+/// different instruction sets do not share a symbol.
+template <class Arch>
+using floats = xsimd::batch<float, Arch>;
+
+/// The same register seen as integers.
+template <class Arch>
+using ints = xsimd::batch<std::int32_t, Arch>;
+
+/// How many floats a register holds.
+template <class Arch>
+inline constexpr index lanes = static_cast<index>(floats<Arch>::size);
+
+/// Calls body(0), ..., body(N - 1), each with a constant.
+template <int N, class Body>
+constexpr void unroll(Body&& body) noexcept {
+    [&]<int... I>(std::integer_sequence<int, I...>) { (body(std::integral_constant<int, I>{}), ...); }
+    (std::make_integer_sequence<int, N>{});
+}
+
+/// x * y + z. xsimd 8 rounds the product first on AVX-512, so the instruction is named there.
+template <class Arch>
+[[nodiscard]] floats<Arch> fma(floats<Arch> const& x, floats<Arch> const& y, floats<Arch> const& z) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_fmadd_ps(x, y, z));
+#endif
+    return xsimd::fma(x, y, z);
+}
+
+/// The larger of x and y, lane by lane; y where x is NaN.
+template <class Arch>
+[[nodiscard]] floats<Arch> max_number(floats<Arch> const& x, floats<Arch> const& y) noexcept {
+#ifdef __SSE2__
+    return xsimd::max(x, y);  // x86's instruction gives its second operand when one is NaN
+#else
+    return xsimd::select(x > y, x, y);
+#endif
+}
+
+/// 2^n for whole n of [-126, 127]; 0 for -127.
+template <class Arch>
+[[nodiscard]] floats<Arch> power_of_two(floats<Arch> const& n) noexcept {
+    auto const exponent = (xsimd::to_int(n) + ints<Arch>(127)) << 23;
+    if constexpr (requires { xsimd::bitwise_cast<floats<Arch>>(exponent); }) {
+        return xsimd::bitwise_cast<floats<Arch>>(exponent);
+    } else {
+        return xsimd::bitwise_cast<float>(exponent);  // since xsimd 9
+    }
+}
+
+/// The sum of the lanes, under either name that xsimd has had for it (hadd before 9).
+template <class Arch>
+[[nodiscard]] float sum_lanes(floats<Arch> const& x) noexcept {
+    if constexpr (requires { reduce_add(x); })
+        return reduce_add(x);
+    else
+        return hadd(x);
+}
+
+/// The lanes as an array, in order.
+template <class Arch>
+[[nodiscard]] auto to_array(floats<Arch> const& x) noexcept {
+    std::array<float, floats<Arch>::size> values;
+    x.store_unaligned(values.data());
+    return values;
+}
+
+/// The largest lane; NaN loses to every number.
+template <class Arch>
+[[nodiscard]] float max_lane(floats<Arch> const& x) noexcept {
+    float largest = -std::numeric_limits<float>::infinity();
+    for (float const value : to_array<Arch>(x)) largest = value > largest ? value : largest;
+    return largest;
+}
+
+/// 0, 1, 2, ...
+template <class Arch>
+[[nodiscard]] floats<Arch> lane_numbers() noexcept {
+    std::array<float, floats<Arch>::size> numbers;
+    for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<float>(i);
+    return floats<Arch>::load_unaligned(numbers.data());
+}
+
+/// Whether x is NaN; unlike std::isnan, also in builds that assume there is none.
+[[nodiscard]] constexpr bool is_nan(float x) noexcept {
+    return (std::bit_cast<std::uint32_t>(x) & 0x7FFF'FFFFU) > 0x7F80'0000U;
+}
+
+/// Whether x is neither NaN nor infinite, in every build.
+[[nodiscard]] constexpr bool is_finite(float x) noexcept {
+    return (std::bit_cast<std::uint32_t>(x) & 0x7FFF'FFFFU) < 0x7F80'0000U;
+}
+
+/// `lanes` values from anywhere in memory, as floats.
+template <class Arch, real T>
+[[nodiscard]] floats<Arch> load(T const* from) noexcept {
+    if constexpr (std::same_as<T, float>) {
+        return floats<Arch>::load_unaligned(from);
+    } else {
+#ifdef __F16C__
+        if constexpr (std::same_as<T, half>) {
+            auto const* const bits = reinterpret_cast<__m128i const*>(from);
+            if constexpr (lanes<Arch> == 4) return floats<Arch>(_mm_cvtph_ps(_mm_loadl_epi64(bits)));
+            if constexpr (lanes<Arch> == 8) return floats<Arch>(_mm256_cvtph_ps(_mm_loadu_si128(bits)));
+        }
+#endif
+#ifdef __SSE2__
+        if constexpr (std::same_as<T, bfloat16> && lanes<Arch> == 4) {
+            auto const bits = _mm_loadl_epi64(reinterpret_cast<__m128i const*>(from));
+            return floats<Arch>(_mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), bits)));
+        }
+#endif
+#ifdef __AVX2__
+        if constexpr (std::same_as<T, bfloat16> && lanes<Arch> == 8) {
+            auto const bits = _mm_loadu_si128(reinterpret_cast<__m128i const*>(from));
+            return floats<Arch>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)));
+        }
+#endif
+#ifdef __AVX512F__
+        if constexpr (lanes<Arch> == 16) {
+            auto const bits = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(from));
+            if constexpr (std::same_as<T, half>)
+                return floats<Arch>(_mm512_cvtph_ps(bits));
+            else
+                return floats<Arch>(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
+        }
+#endif
+        std::array<float, floats<Arch>::size> values;
+        for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(from[i]);
+        return floats<Arch>::load_unaligned(values.data());
+    }
+}
+
+/// The first `count` < lanes values and zeros after them; reads nothing beyond `count`.
+template <class Arch, real T>
+[[nodiscard]] floats<Arch> load_partial(T const* from, index count) noexcept {
+    std::array<float, floats<Arch>::size> values{};
+    for (index i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = static_cast<float>(from[i]);
+    return floats<Arch>::load_unaligned(values.data());
+}
+
+/// Writes the lanes to anywhere in memory, rounded to nearest even.
+template <class Arch, real T>
+void store(floats<Arch> const& x, T* to) noexcept {
+    if constexpr (std::same_as<T, float>) {
+        x.store_unaligned(to);
+    } else {
+        auto const values = to_array<Arch>(x);
+        for (std::size_t i = 0; i < values.size(); ++i) to[i] = static_cast<T>(values[i]);
+    }
+}
+
+/// Writes the first `count` < lanes lanes and nothing beyond.
+template <class Arch, real T>
+void store_partial(floats<Arch> const& x, T* to, index count) noexcept {
+    auto const values = to_array<Arch>(x);
+    for (index i = 0; i < count; ++i) to[i] = static_cast<T>(values[static_cast<std::size_t>(i)]);
+}
+
+}  // namespace terse::simd

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include <terse/core/types.hpp>
+
+/// The kernels in plain loops and double precision: what they compute, and the oracles that they are tested against.
+namespace terse::simd::scalar {
+
+template <real T, real U>
+[[nodiscard]] float dot(T const* a, U const* b, index n) noexcept {
+    double sum = 0;
+    for (index i = 0; i < n; ++i) sum += static_cast<double>(static_cast<float>(a[i])) * static_cast<float>(b[i]);
+    return static_cast<float>(sum);
+}
+
+template <real T>
+[[nodiscard]] float squared_norm(T const* a, index n) noexcept {
+    return dot(a, a, n);
+}
+
+template <real T>
+[[nodiscard]] float sum(T const* x, index n) noexcept {
+    double sum = 0;
+    for (index i = 0; i < n; ++i) sum += static_cast<float>(x[i]);
+    return static_cast<float>(sum);
+}
+
+template <real T>
+void add_scaled(T const* x, float w, float* acc, index n) noexcept {
+    for (index i = 0; i < n; ++i) acc[i] += w * static_cast<float>(x[i]);
+}
+
+template <real T, real U>
+void convert(std::span<T const> in, std::span<U> out) noexcept {
+    for (std::size_t i = 0; i < in.size(); ++i) out[i] = static_cast<U>(static_cast<float>(in[i]));
+}
+
+[[nodiscard]] inline float exp2(float x) noexcept { return std::exp2(x); }
+
+template <class Row>
+void inverse_norms(index count, Row row, index dim, std::span<float> inverse) noexcept {
+    for (index i = 0; i < count; ++i) {
+        float const norm = std::sqrt(squared_norm(row(i), dim));
+        inverse[static_cast<std::size_t>(i)] = norm == 0 ? 0 : 1 / (norm < 1e-12F ? 1e-12F : norm);
+    }
+}
+
+template <bool ExcludeSelf = false, class Left, class Right>
+void nearest(index left_begin, index left_end, Left left, std::span<float const> left_inverse, index right_count,
+             Right right, std::span<float const> right_inverse, index dim, std::span<float> best,
+             std::span<token> partner) noexcept {
+    for (index i = left_begin; i < left_end; ++i) {
+        float highest = -std::numeric_limits<float>::infinity();
+        index who = -1;
+        for (index j = 0; j < right_count; ++j) {
+            if (ExcludeSelf && i == j) continue;
+            float const similarity = dot(left(i), right(j), dim) * right_inverse[static_cast<std::size_t>(j)];
+            if (similarity > highest) highest = similarity, who = j;
+        }
+        highest *= left_inverse[static_cast<std::size_t>(i)];
+        if (who < 0 || std::isnan(highest)) highest = -std::numeric_limits<float>::infinity(), who = -1;
+        best[static_cast<std::size_t>(i - left_begin)] = highest;
+        partner[static_cast<std::size_t>(i - left_begin)] = static_cast<token>(who);
+    }
+}
+
+template <class Query, class Key>
+void softmax_columns(index queries, Query query, index keys, Key key, index dim, float scale, float soft_cap,
+                     index visible, std::span<float> columns) noexcept {
+    auto const infinity = std::numeric_limits<double>::infinity();
+    for (index i = 0; i < queries; ++i) {
+        index const seen = std::clamp(visible + i, index{0}, keys);
+        auto const logit = [&](index j) {
+            double const x = static_cast<double>(dot(query(i), key(j), dim)) * scale;
+            double const capped = soft_cap > 0 ? soft_cap * std::tanh(x / soft_cap) : x;
+            return std::isnan(capped) ? -infinity : capped;
+        };
+        double highest = -infinity, total = 0;
+        for (index j = 0; j < seen; ++j) highest = std::max(highest, logit(j));
+        if (std::isinf(highest)) continue;
+        for (index j = 0; j < seen; ++j) total += std::exp(logit(j) - highest);
+        for (index j = 0; j < std::min(seen, static_cast<index>(columns.size())); ++j) {
+            columns[static_cast<std::size_t>(j)] += static_cast<float>(std::exp(logit(j) - highest) / total);
+        }
+    }
+}
+
+template <class Row>
+[[nodiscard]] index min_distance(index count, Row row, std::span<float const> inverse, index pick, index dim,
+                                 std::span<float> distance) noexcept {
+    auto const infinity = std::numeric_limits<float>::infinity();
+    bool const usable = std::isfinite(squared_norm(row(pick), dim));
+    float largest = -infinity;
+    index who = -1, undefined = -1;
+    for (index j = 0; j < count; ++j) {
+        float& d = distance[static_cast<std::size_t>(j)];
+        if (usable && d != -infinity) {
+            float const cosine = dot(row(j), row(pick), dim) * inverse[static_cast<std::size_t>(j)] *
+                                 inverse[static_cast<std::size_t>(pick)];
+            if (!(d <= 1 - cosine)) d = 1 - cosine;
+        }
+        if (d > largest) largest = d, who = j;
+        if (undefined < 0 && std::isnan(d)) undefined = j;
+    }
+    return who >= 0 ? who : undefined;
+}
+
+}  // namespace terse::simd::scalar
