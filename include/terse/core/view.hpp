@@ -189,5 +189,11 @@ template <class T>
     if (v.tokens == 0 || v.dim == 0) return {};
     return {v.data, static_cast<std::size_t>((v.tokens - 1) * v.stride + v.dim)};
 }
+template <class T>
+[[nodiscard]] constexpr std::span<T> extent(heads_span<T> v) noexcept {
+    if (v.heads == 0 || v.tokens == 0 || v.dim == 0) return {};
+    index const last = (v.heads - 1) * v.head_stride + (v.tokens - 1) * v.token_stride;
+    return {v.data, static_cast<std::size_t>(last + v.dim)};
+}
 
 }  // namespace terse

@@ -1,0 +1,119 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include <terse/simd/top_k.hpp>
+
+using terse::token;
+
+namespace {
+
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+// By sorting, with the order spelt out on doubles.
+std::vector<token> sorted_top_k(std::vector<float> const& scores, std::size_t k, token first) {
+    std::vector<token> order(scores.size());
+    std::iota(order.begin(), order.end(), token{0});
+    std::stable_sort(order.begin(), order.end(), [&](token a, token b) {
+        double const x = scores[static_cast<std::size_t>(a)], y = scores[static_cast<std::size_t>(b)];
+        return std::isnan(y) ? !std::isnan(x) : x > y;
+    });
+    order.resize(k);
+    std::sort(order.begin(), order.end());
+    for (token& t : order) t += first;
+    return order;
+}
+
+template <class Arch>
+std::vector<token> top_k(std::vector<float> const& scores, std::size_t k, token first = 0) {
+    constexpr token untouched = -7;
+    std::vector<std::int32_t> scratch(static_cast<std::size_t>(terse::simd::top_k_scratch(std::ssize(scores))));
+    std::vector<token> kept(k + 32, untouched);
+    terse::simd::top_k<Arch>(scores, std::span{kept}.first(k), first, scratch);
+    CHECK(std::count(kept.begin() + static_cast<std::ptrdiff_t>(k), kept.end(), untouched) == 32);
+    kept.resize(k);
+    return kept;
+}
+
+std::vector<float> draw(std::string const& kind, std::size_t n, unsigned seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> scores(n);
+    for (std::size_t i = 0; i < n; ++i) {
+        float const x = normal(random);
+        if (kind == "normal") scores[i] = x;
+        if (kind == "two values") scores[i] = x > 0 ? 1.0F : 0.0F;
+        if (kind == "few values") scores[i] = std::round(2 * x);
+        if (kind == "all equal") scores[i] = -3.5F;
+        if (kind == "ascending") scores[i] = static_cast<float>(i);
+        if (kind == "descending") scores[i] = -static_cast<float>(i);
+        if (kind == "periodic") scores[i] = static_cast<float>(i % 37);
+        if (kind == "one peak") scores[i] = i == n / 2 ? infinity : -1.0F;
+        if (kind == "signed zeros") scores[i] = x > 0 ? 0.0F : -0.0F;
+        if (kind == "heavy tail") scores[i] = std::exp(10 * x);
+        if (kind == "with nan") scores[i] = x > 0.5F ? not_a_number : x < -1.0F ? -infinity : x;
+        if (kind == "all bits") scores[i] = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
+        // A sample at any power-of-two stride sees none of the high half.
+        if (kind == "hidden") scores[i] = i % 2 == 0 ? x : x + 100.0F;
+    }
+    return scores;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("top_k keeps the highest, in ascending order", "[simd][top_k]", xsimd::default_arch, xsimd::sse2) {
+    using row = std::vector<token>;
+    CHECK(top_k<TestType>({}, 0) == row{});
+    CHECK(top_k<TestType>({1}, 0) == row{});
+    CHECK(top_k<TestType>({1}, 1, 5) == row{5});
+    CHECK(top_k<TestType>({3, 1, 2}, 2) == row{0, 2});
+    CHECK(top_k<TestType>({3, 1, 2}, 2, 10) == row{10, 12});
+    CHECK(top_k<TestType>({1, 1, 1, 1}, 2) == row{0, 1});                                // the lower position wins
+    CHECK(top_k<TestType>({0, -0.0F, 0.0F}, 2) == row{0, 1});                            // -0 equals +0
+    CHECK(top_k<TestType>({not_a_number, -infinity, not_a_number, 1}, 2) == row{1, 3});  // NaN is below -infinity
+    CHECK(top_k<TestType>({not_a_number, -infinity, -not_a_number, 1}, 3) == row{0, 1, 3});
+    CHECK(top_k<TestType>({infinity, 1, infinity, 2}, 3) == row{0, 2, 3});
+    CHECK(top_k<TestType>({-1, -2, -3, -1.5F}, 2) == row{0, 3});
+}
+
+TEMPLATE_TEST_CASE("top_k agrees with sorting", "[simd][top_k]", xsimd::default_arch, xsimd::sse2) {
+    auto const kind =
+        GENERATE(as<std::string>{}, "normal", "two values", "few values", "all equal", "ascending", "descending",
+                 "periodic", "one peak", "signed zeros", "heavy tail", "with nan", "all bits", "hidden");
+    CAPTURE(kind);
+    for (std::size_t const n : {2U, 7U, 8U, 9U, 31U, 32U, 33U, 64U, 65U, 100U, 500U, 1000U, 4099U, 33000U}) {
+        auto const scores = draw(kind, n, static_cast<unsigned>(n));
+        for (std::size_t const k : {std::size_t{1}, n / 50, n / 4, n / 2, n - n / 10, n - 1, n}) {
+            CAPTURE(n, k);
+            CHECK(top_k<TestType>(scores, k, 3) == sorted_top_k(scores, k, 3));
+        }
+    }
+}
+
+TEMPLATE_TEST_CASE("arg_lowest and arg_highest follow top_k's order", "[simd][top_k]", xsimd::default_arch,
+                   xsimd::sse2) {
+    auto const lowest = [](std::vector<float> const& s) { return terse::simd::arg_lowest<TestType>(s); };
+    auto const highest = [](std::vector<float> const& s) { return terse::simd::arg_highest<TestType>(s); };
+    CHECK(lowest({}) == -1);
+    CHECK(highest({}) == -1);
+    CHECK(lowest({2}) == 0);
+    CHECK(highest({not_a_number}) == 0);
+    CHECK(lowest({3, 1, 1, 2}) == 1);
+    CHECK(highest({1, 3, 3, 2}) == 1);
+    CHECK(lowest({0, -0.0F}) == 0);
+    CHECK(highest({-0.0F, 0}) == 0);
+    CHECK(lowest({-infinity, not_a_number, 1, not_a_number}) == 1);
+    CHECK(highest({not_a_number, -infinity, not_a_number}) == 1);
+    for (std::size_t n = 1; n < 70; ++n) {
+        auto const scores = draw("few values", n, static_cast<unsigned>(n));
+        CHECK(highest(scores) == std::max_element(scores.begin(), scores.end()) - scores.begin());
+        CHECK(lowest(scores) == std::min_element(scores.begin(), scores.end()) - scores.begin());
+    }
+}
