@@ -21,7 +21,8 @@ enum class rounding {
 /// A budget: how many of `tokens` to keep, or errc::bad_budget. Known from shapes alone.
 template <class B>
 concept rule = requires(B const& b, index tokens) {
-    { b.count(tokens) } noexcept -> std::same_as<result<index>>;
+    { b.count(tokens) }
+    noexcept->std::same_as<result<index>>;
 };
 
 /// The same count for every length.
@@ -48,14 +49,17 @@ struct ratio {
     [[nodiscard]] index rounded(double exact) const noexcept {
         switch (round) {
             // The products of ratios that users write, 0.3 * 10, may fall short of the count that they mean.
-            case rounding::floor: return static_cast<index>(std::floor(exact + 1e-6));
+            case rounding::floor:
+                return static_cast<index>(std::floor(exact + 1e-6));
             case rounding::nearest_even: {
                 double const below = std::floor(exact), rest = exact - below;
                 auto const low = static_cast<index>(below);
                 return rest > 0.5 || (rest == 0.5 && low % 2 != 0) ? low + 1 : low;
             }
-            case rounding::nearest: return static_cast<index>(std::round(exact));
-            case rounding::ceil: return static_cast<index>(std::ceil(exact - 1e-6));
+            case rounding::nearest:
+                return static_cast<index>(std::round(exact));
+            case rounding::ceil:
+                return static_cast<index>(std::ceil(exact - 1e-6));
         }
         return 0;
     }

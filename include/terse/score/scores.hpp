@@ -38,7 +38,8 @@ template <class Input>
 /// A scorer: settings in an aggregate and a pure call from one input (a layer, tokens, ...) to scores.
 template <class S, class Input>
 concept scorer = requires(S const& score, Input const& input, arena& memory, serial const& run) {
-    { score(input, memory, run) } noexcept -> std::same_as<result<scores>>;
+    { score(input, memory, run) }
+    noexcept->std::same_as<result<scores>>;
 };
 
 namespace score {

@@ -69,8 +69,8 @@ errc top_k(scores const& s, index tokens, quota q, std::span<token> kept, arena&
 /// @param rows     the most rows that `score` returns
 /// @param tokens   how many tokens the input has
 /// @return         selections, positions ascending; one shared plan that keeps all where q.keep >= tokens;
-///                 errc::bad_budget by `quota::check` or when more is protected than kept, errc::bad_shape, the scorer's
-///                 errors, errc::out_of_memory
+///                 errc::bad_budget by `quota::check` or when more is protected than kept, errc::bad_shape, the
+///                 scorer's errors, errc::out_of_memory
 template <class Score, class Input, executor Run = serial>
 [[nodiscard]] result<plans> highest(Score const& score, Input const& input, index rows, index tokens, quota q,
                                     arena& memory, Run const& run = {}) noexcept {
