@@ -13,7 +13,7 @@ enum class [[nodiscard]] errc : unsigned char{
     ok,
     bad_shape,      ///< tensors whose shapes do not fit each other, the plan or `token`
     bad_budget,     ///< a count to keep that is below one, or below what must be kept
-    bad_setting,    ///< a policy's setting outside its range, or not finite
+    bad_setting,    ///< a policy's setting, or a token's size, outside its range or not finite
     bad_plan,       ///< a plan that the operation is not defined for
     aliased,        ///< an output that overlaps an input
     out_of_memory,  ///< a fixed arena too small, or no memory for a growing one
@@ -28,7 +28,7 @@ enum class [[nodiscard]] errc : unsigned char{
         case errc::bad_budget:
             return "the budget is below one, or below what must be kept";
         case errc::bad_setting:
-            return "a setting is outside its range";
+            return "a setting or a size is outside its range";
         case errc::bad_plan:
             return "the operation is not defined for this plan";
         case errc::aliased:

@@ -22,8 +22,8 @@ struct streaming_llm {
     index coming = 0;    ///< tokens that the engine is about to append: makes room for them
 
     [[nodiscard]] constexpr index count(index tokens) const noexcept {
-        if (tokens <= sinks || tokens + coming <= sinks + recent) return tokens;
-        return std::min(tokens, sinks + std::max<index>(recent - coming, 0));
+        if (tokens <= sinks || tokens - sinks <= recent - coming) return tokens;
+        return sinks + std::max<index>(recent - coming, 0);
     }
 
     /// @param tokens  slots in use
@@ -32,13 +32,13 @@ struct streaming_llm {
     ///                errc::bad_shape when `tokens` is negative or exceeds `token`; errc::out_of_memory
     /// @complexity    O(kept)
     [[nodiscard]] result<plans> operator()(index tokens, arena& memory) const noexcept {
-        if (sinks < 0 || recent < 0 || coming < 0 || sinks + recent < 1) return errc::bad_budget;
+        if (sinks < 0 || recent < 0 || coming < 0 || (sinks == 0 && recent == 0)) return errc::bad_budget;
         if (tokens < 0 || tokens > max_tokens) return errc::bad_shape;
         rollback undo{memory};
         auto const item = memory.take<plan>(1);
         auto const kept = memory.take<token>(count(tokens));
         if (!taken(item) || !taken(kept)) return errc::out_of_memory;
-        auto const tail = kept.begin() + std::min<index>(sinks, std::ssize(kept));
+        auto const tail = kept.begin() + std::min(sinks, std::ssize(kept));
         std::iota(kept.begin(), tail, token{0});
         std::iota(tail, kept.end(), static_cast<token>(tokens - (kept.end() - tail)));
         std::construct_at(item.data(), select_rows(kept, tokens));

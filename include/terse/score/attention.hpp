@@ -73,7 +73,7 @@ struct attention {
         });
         memory.rewind(top);
         undo.keep();
-        return scores{values, rows, scored};
+        return scores{values, rows, scored, scored};
     }
 
   private:

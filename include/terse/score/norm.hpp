@@ -46,7 +46,7 @@ struct norm {
                 values[static_cast<std::size_t>(i)] = longest ? length : -length;
             }
         });
-        return scores{values, heads, tokens};
+        return scores{values, heads, tokens, tokens};
     }
 };
 

@@ -11,15 +11,16 @@
 
 namespace terse {
 
-/// What scorers return: [heads, tokens], packed, in an arena or the caller's memory; a higher score is kept longer.
+/// What scorers return: [heads, tokens] in an arena or the caller's memory; a higher score is kept longer.
 /// One row may stand for all heads. A scorer may leave the last tokens without a score: those are always kept.
 struct scores {
     std::span<float const> values{};
     index heads = 0;
     index tokens = 0;
+    index stride = 0;  ///< from one row to the next
 
     [[nodiscard]] constexpr std::span<float const> row(index h) const noexcept {
-        return values.subspan(static_cast<std::size_t>(h * tokens), static_cast<std::size_t>(tokens));
+        return values.subspan(static_cast<std::size_t>(h * stride), static_cast<std::size_t>(tokens));
     }
 };
 
@@ -52,7 +53,7 @@ struct given {
     }
     template <executor Run = serial>
     [[nodiscard]] result<scores> operator()(std::span<float const> row, arena&, Run const& = {}) const noexcept {
-        return scores{row, 1, std::ssize(row)};
+        return scores{row, 1, std::ssize(row), std::ssize(row)};
     }
 };
 
