@@ -39,7 +39,7 @@ struct tome {
     ///                merged groups. errc::bad_setting for a negative `remove`, or a size not positive and finite;
     ///                errc::bad_shape when the sizes do not fit or tokens exceed `token`; errc::out_of_memory
     /// @complexity    O(tokens^2 / 4 * dim)
-    template <class T, executor Run = serial>
+    template <real T, executor Run = serial>
     [[nodiscard]] result<plan> operator()(tokens_span<T> const& metric, std::span<float const> sizes, arena& memory,
                                           Run const& run = {}) const noexcept {
         index const n = metric.tokens;
@@ -56,7 +56,7 @@ struct tome {
         auto const gone = memory.take<token>(merged);
         auto const stay = memory.take<token>(left - merged);
         if (!taken(anchor, owner, gone, stay)) return errc::out_of_memory;
-        auto const links = match(metric, memory, run);
+        auto const links = link(metric, memory, run);
         if (!links) return links.error();
         if (errc const error = split(*links, gone, stay, memory); error != errc::ok) return error;
         number(*links, gone, stay, anchor, owner);
@@ -67,7 +67,7 @@ struct tome {
     }
 
     /// The same with all sizes one.
-    template <class T, executor Run = serial>
+    template <real T, executor Run = serial>
     [[nodiscard]] result<plan> operator()(tokens_span<T> const& metric, arena& memory,
                                           Run const& run = {}) const noexcept {
         return (*this)(metric, {}, memory, run);
@@ -75,8 +75,8 @@ struct tome {
 
   private:
     /// Even tokens against the odd ones that may be a destination.
-    template <class T, executor Run>
-    [[nodiscard]] result<match::links> match(tokens_span<T> const& metric, arena& memory,
+    template <real T, executor Run>
+    [[nodiscard]] result<match::links> link(tokens_span<T> const& metric, arena& memory,
                                              Run const& run) const noexcept {
         auto const even = metric.every(2), odd = metric.every(2, distill_token ? 3 : 1);
         return match::bipartite(

@@ -28,7 +28,7 @@ struct tome_kth {
     ///                errc::bad_setting for `every` below 1, or a size not positive and finite; errc::bad_shape when
     ///                the sizes do not fit or tokens exceed `token`; errc::out_of_memory
     /// @complexity    O(tokens^2 * (k - 1) / k^2 * dim)
-    template <class T, executor Run = serial>
+    template <real T, executor Run = serial>
     [[nodiscard]] result<plan> operator()(tokens_span<T> const& metric, std::span<float const> sizes, arena& memory,
                                           Run const& run = {}) const noexcept {
         index const n = metric.tokens;
@@ -65,7 +65,7 @@ struct tome_kth {
     }
 
     /// The same with all sizes one.
-    template <class T, executor Run = serial>
+    template <real T, executor Run = serial>
     [[nodiscard]] result<plan> operator()(tokens_span<T> const& metric, arena& memory,
                                           Run const& run = {}) const noexcept {
         return (*this)(metric, {}, memory, run);
