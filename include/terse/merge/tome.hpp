@@ -77,7 +77,7 @@ struct tome {
     /// Even tokens against the odd ones that may be a destination.
     template <real T, executor Run>
     [[nodiscard]] result<match::links> link(tokens_span<T> const& metric, arena& memory,
-                                             Run const& run) const noexcept {
+                                            Run const& run) const noexcept {
         auto const even = metric.every(2), odd = metric.every(2, distill_token ? 3 : 1);
         return match::bipartite(
             even.tokens, [even](index i) noexcept { return even.row(i); }, odd.tokens,
@@ -89,7 +89,7 @@ struct tome {
                              arena& memory) const noexcept {
         auto const similarity = links.similarity;
         std::size_t const first = class_token ? 1 : 0;
-        auto const scratch = memory.take<float>(simd::top_k_scratch(std::ssize(similarity)));
+        auto const scratch = memory.take<std::int32_t>(simd::top_k_scratch(std::ssize(similarity)));
         if (!taken(scratch)) return errc::out_of_memory;
         simd::top_k(std::span<float const>{similarity}.subspan(first), gone, static_cast<token>(first), scratch);
         auto next = gone.begin();

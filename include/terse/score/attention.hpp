@@ -67,7 +67,7 @@ struct attention {
         index const merged = l.heads() / rows;
         run(rows, [&](index begin, index end, index worker) noexcept {
             for (index r = begin; r < end; ++r) {
-                reduce(row(heads, r * merged, merged), row(values, r), group);
+                reduce_rows(row(heads, r * merged, merged), row(values, r), group);
                 if (!pool_first) pool_in_place(row(values, r), row(pooled, worker));
             }
         });
@@ -106,7 +106,7 @@ struct attention {
     void pool_in_place(std::span<float> values, std::span<float> scratch) const noexcept {
         if (pool == pooling::none || kernel == 1) return;
         std::copy(values.begin(), values.end(), scratch.begin());
-        score::pool(scratch, values, pool, kernel);
+        pool_row(scratch, values, pool, kernel);
     }
 };
 

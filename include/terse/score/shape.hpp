@@ -20,7 +20,7 @@ enum class reduction { mean, sum, max };
 /// @param in, out  [tokens]; must not overlap
 /// @param kernel   odd
 /// @complexity     O(tokens * kernel)
-inline void pool(std::span<float const> in, std::span<float> out, pooling how, index kernel) noexcept {
+inline void pool_row(std::span<float const> in, std::span<float> out, pooling how, index kernel) noexcept {
     if (how == pooling::none) {
         std::copy(in.begin(), in.end(), out.begin());
         return;
@@ -47,7 +47,7 @@ inline void pool(std::span<float const> in, std::span<float> out, pooling how, i
 ///
 /// @param rows  [count, tokens], packed, count >= 1
 /// @param out   [tokens]; must not overlap
-inline void reduce(std::span<float const> rows, std::span<float> out, reduction how) noexcept {
+inline void reduce_rows(std::span<float const> rows, std::span<float> out, reduction how) noexcept {
     std::size_t const n = out.size();
     std::copy_n(rows.begin(), n, out.begin());
     for (std::size_t at = n; at < rows.size(); at += n) {

@@ -46,7 +46,7 @@ errc top_k(scores const& s, index tokens, quota q, std::span<token> kept, arena&
 
     rollback const scratch_only{memory};
     index const each = simd::top_k_scratch(candidates);
-    auto const scratch = memory.take<token>(each * run.workers());
+    auto const scratch = memory.take<std::int32_t>(each * run.workers());
     if (!taken(scratch)) return errc::out_of_memory;
 
     run(s.heads, [&](index begin, index end, index worker) noexcept {
