@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include <terse/core/layer.hpp>
+#include <terse/core/parallel.hpp>
 #include <terse/core/plan.hpp>
 
 namespace terse::kv {

@@ -1,0 +1,227 @@
+#include <terse/kv/h2o.hpp>
+#include <terse/kv/key_norm.hpp>
+#include <terse/kv/snapkv.hpp>
+#include <terse/kv/tova.hpp>
+
+#include "attention_reference.hpp"
+
+namespace terse::test {
+namespace {
+/// One kv head of `probabilities` [heads, queries, tokens], handed in.
+layer<float> given(std::vector<float> const& probabilities, index heads, index queries, index kv_heads = 1) {
+    index const tokens = std::ssize(probabilities) / heads / queries;
+    return {.keys = {.heads = kv_heads, .tokens = tokens},
+            .attention = head_major(probabilities.data(), heads, queries, tokens)};
+}
+
+/// The positions of the `keep` highest, ascending.
+tokens_list highest(std::vector<double> const& values, std::size_t keep) {
+    tokens_list order(values.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<token>(i);
+    std::stable_sort(order.begin(), order.end(), [&](token a, token b) {
+        return values[static_cast<std::size_t>(a)] > values[static_cast<std::size_t>(b)];
+    });
+    order.resize(keep);
+    std::sort(order.begin(), order.end());
+    return order;
+}
+
+tokens_list kept(result<plans> const& r, index head = 0) { return list(r.value()[head].sources); }
+}  // namespace
+
+TEST_CASE("snapkv keeps what the window attends to, its neighbours, and the window", "[kv][snapkv]") {
+    // Two window queries over six tokens; token 1 is looked at.
+    std::vector<float> const a = {.1F, .6F, .1F, .1F, .1F, 0, .1F, .5F, .1F, .1F, .1F, .1F};
+    arena memory;
+    CHECK(kept(kv::snapkv{.keep = 3, .window = 2, .pool = score::pooling::none, .kernel = 1}(given(a, 1, 2), memory)) ==
+          tokens_list{1, 4, 5});
+    CHECK(kept(kv::snapkv{.keep = 5, .window = 2, .pool = score::pooling::max, .kernel = 3}(given(a, 1, 2), memory)) ==
+          tokens_list{0, 1, 2, 4, 5});
+    CHECK(kept(kv::snapkv{.keep = 4, .window = 2, .sinks = 1, .pool = score::pooling::none, .kernel = 1}(
+              given(a, 1, 2), memory)) == tokens_list{0, 1, 4, 5});
+    CHECK(kept(kv::snapkv{.keep = 6, .window = 2}(given(a, 1, 2), memory)) == tokens_list{0, 1, 2, 3, 4, 5});
+    CHECK(kept(kv::snapkv{.keep = 9, .window = 9}(given(a, 1, 2), memory)) == tokens_list{0, 1, 2, 3, 4, 5});
+}
+
+TEST_CASE("snapkv keeps a head's own tokens, its group reduced", "[kv][snapkv]") {
+    random_layer<> const r{6, 2, 90, 20, 8, 21};
+    auto const a = attention_matrix(r.view());
+    kv::snapkv const policy{.keep = 30, .window = 8, .pool = score::pooling::none, .kernel = 1};
+    arena memory;
+    auto const plans = policy(r.view(), memory).value();
+    for (std::size_t g = 0; g < 2; ++g) {
+        std::vector<double> sums(82, 0.0);
+        for (std::size_t h = 3 * g; h < 3 * g + 3; ++h)
+            for (auto const& row : a[h])
+                for (std::size_t j = 0; j < sums.size(); ++j) sums[j] += row[j];
+        tokens_list expected = highest(sums, 22);
+        for (token t = 82; t < 90; ++t) expected.push_back(t);
+        CHECK(list(plans[static_cast<index>(g)].sources) == expected);
+    }
+}
+
+TEST_CASE("snapkv says what does not fit", "[kv][snapkv]") {
+    random_layer<> const r{2, 2, 20, 8, 4, 1};
+    arena memory;
+    CHECK(kv::snapkv{.keep = 8, .window = 0}(r.view(), memory).error() == errc::bad_setting);
+    CHECK(kv::snapkv{.keep = 8, .window = -4}(r.view(), memory).error() == errc::bad_setting);
+    CHECK(kv::snapkv{.keep = 8, .window = 4, .kernel = 2}(r.view(), memory).error() == errc::bad_setting);
+    CHECK(kv::snapkv{.keep = 3, .window = 4}(r.view(), memory).error() == errc::bad_budget);
+    CHECK(kv::snapkv{.keep = 8, .window = 5}(r.view(), memory).error() == errc::bad_shape);
+    CHECK(kv::snapkv{.keep = 8, .window = 4, .sinks = 5}(r.view(), memory).error() == errc::bad_budget);
+    CHECK(memory.used() == 0);
+    require_exact_peak([&](arena& m) { return kv::snapkv{.keep = 8, .window = 4}(r.view(), m); });
+}
+
+TEST_CASE("tova keeps what the last query attends to, in all heads alike", "[kv][tova]") {
+    std::vector<float> const a = {.1F, .5F, .2F, .2F, .4F, .1F, .4F, .1F};  // two heads, one query, four tokens
+    arena memory;
+    auto const plans = kv::tova{.keep = 2, .recent = 0}(given(a, 2, 1, 2), memory);
+    CHECK(plans->shared());
+    CHECK(kept(plans) == tokens_list{1, 2});
+    CHECK(kept(kv::tova{.keep = 2, .recent = 1}(given(a, 2, 1, 2), memory)) == tokens_list{1, 3});
+    CHECK(kept(kv::tova{.keep = 3, .sinks = 1, .recent = 1}(given(a, 2, 1, 2), memory)) == tokens_list{0, 1, 3});
+
+    // Of several queries the last one decides.
+    std::vector<float> const two = {.7F, .1F, .1F, .1F, .1F, .1F, .7F, .1F};
+    CHECK(kept(kv::tova{.keep = 1, .recent = 0}(given(two, 1, 2), memory)) == tokens_list{2});
+}
+
+TEST_CASE("h2o keeps heavy hitters and recent slots", "[kv][h2o]") {
+    // Causal attention of five queries: sums 2.2, 1.3, 1.1, 0.3, 0.1.
+    std::vector<float> const a = {1,   0,   0,   0,   0,  //
+                                  .5F, .5F, 0,   0,   0,  //
+                                  .2F, .2F, .6F, 0,   0,  //
+                                  .3F, .3F, .2F, .2F, 0,  //
+                                  .2F, .3F, .3F, .1F, .1F};
+    arena memory;
+    CHECK(kept(kv::h2o{.keep = 3, .recent = 1}(given(a, 1, 5), memory)) == tokens_list{0, 1, 4});
+    CHECK(kept(kv::h2o{.keep = 3, .recent = 3}(given(a, 1, 5), memory)) == tokens_list{2, 3, 4});
+    CHECK(kept(kv::h2o{.keep = 2, .recent = 0}(given(a, 1, 5), memory)) == tokens_list{0, 1});
+    // A mean over the queries that saw a slot: .44, .325, .367, .15, .1.
+    CHECK(kept(kv::h2o{.keep = 2, .recent = 0, .per_visible = true}(given(a, 1, 5), memory)) == tokens_list{0, 2});
+    CHECK(kv::h2o{.keep = 2, .recent = 3}(given(a, 1, 5), memory).error() == errc::bad_budget);
+}
+
+TEST_CASE("h2o's sums follow decoding as if all attention were at hand", "[kv][h2o][column_sums]") {
+    index const prompt = 24, steps = 9, heads = 4, kv_heads = 2, dim = 12, total = prompt + steps;
+    random_layer<> const r{heads, kv_heads, total, dim, total, 5};
+    kv::h2o const policy{.keep = 16, .recent = 6};
+
+    // The engine: its cache, the original position of every slot, and the sums.
+    std::vector<float> cache(static_cast<std::size_t>(kv_heads * total * dim)),
+        state_memory(static_cast<std::size_t>(kv_heads * total));
+    std::vector<tokens_list> positions(static_cast<std::size_t>(kv_heads));
+    kv::column_sums sums{.values = state_memory, .heads = kv_heads, .capacity = total};
+    // The reference: the same in double precision, by positions.
+    std::vector<std::vector<double>> acc(static_cast<std::size_t>(kv_heads),
+                                         std::vector<double>(static_cast<std::size_t>(total), 0.0));
+
+    index used = 0;
+    for (index step = 0; step <= steps; ++step) {
+        index const coming = step == 0 ? prompt : 1, first = step == 0 ? 0 : prompt + step - 1;
+        for (index h = 0; h < kv_heads; ++h)
+            for (index t = 0; t < coming; ++t) {
+                std::copy_n(r.keys.row(first + t, h), dim, cache.data() + (h * total + used + t) * dim);
+                positions[static_cast<std::size_t>(h)].push_back(static_cast<token>(first + t));
+            }
+        used += coming;
+        layer<float> const l{.keys = {cache.data(), kv_heads, used, dim, total * dim, dim},
+                             .queries = {r.queries.row(first), heads, coming, dim, total * dim, dim}};
+        arena memory;
+        REQUIRE(sums.add(l, memory) == errc::ok);
+        CHECK(memory.used() == 0);
+
+        auto const a = attention_matrix(l);
+        for (std::size_t g = 0; g < static_cast<std::size_t>(kv_heads); ++g)
+            for (std::size_t h = 2 * g; h < 2 * g + 2; ++h)
+                for (auto const& row : a[h])
+                    for (std::size_t j = 0; j < row.size(); ++j)
+                        acc[g][static_cast<std::size_t>(positions[g][j])] += row[j] / 2;
+
+        auto const plans = policy(sums, memory).value();
+        for (index h = 0; h < kv_heads; ++h) {
+            auto& own = positions[static_cast<std::size_t>(h)];
+            auto const candidates = own.size() - 6;
+            std::vector<double> of_slots;
+            for (std::size_t s = 0; s < candidates; ++s)
+                of_slots.push_back(acc[static_cast<std::size_t>(h)][static_cast<std::size_t>(own[s])]);
+            tokens_list expected = own.size() > 16 ? highest(of_slots, 10) : tokens_list{};
+            if (own.size() > 16) {
+                for (std::size_t s = candidates; s < own.size(); ++s) expected.push_back(static_cast<token>(s));
+                REQUIRE(list(plans[h].sources) == expected);
+            }
+            tokens_list left;
+            index to = 0;
+            for (token const s : plans[h].sources) {
+                left.push_back(own[static_cast<std::size_t>(s)]);
+                std::copy_n(cache.data() + (h * total + s) * dim, dim, cache.data() + (h * total + to++) * dim);
+            }
+            own = left;
+        }
+        REQUIRE(sums.compact(plans) == errc::ok);
+        used = plans[0].kept();
+        REQUIRE(sums.tokens() == used);
+        for (index h = 0; h < kv_heads; ++h)
+            for (index s = 0; s < used; ++s) {
+                auto const position = positions[static_cast<std::size_t>(h)][static_cast<std::size_t>(s)];
+                REQUIRE(static_cast<double>(sums.row(h)[static_cast<std::size_t>(s)]) ==
+                        Approx(acc[static_cast<std::size_t>(h)][static_cast<std::size_t>(position)]).epsilon(1e-5));
+            }
+    }
+}
+
+TEST_CASE("column sums refuse what does not fit and stay as they were", "[kv][column_sums]") {
+    random_layer<> const r{2, 2, 10, 4, 10, 1};
+    std::vector<float> memory_of_sums(2 * 12, 7.0F);
+    kv::column_sums sums{.values = memory_of_sums, .heads = 2, .capacity = 12};
+    arena memory;
+    REQUIRE(sums.add(r.view(), memory) == errc::ok);
+    auto const before = memory_of_sums;
+
+    layer<float> l = r.view();
+    l.keys.tokens = 9;  // fewer slots than there are sums
+    CHECK(sums.add(l, memory) == errc::bad_shape);
+    l.keys.tokens = 13;  // more than the capacity
+    CHECK(sums.add(l, memory) == errc::bad_shape);
+    l = r.view();
+    l.keys.heads = 1;
+    CHECK(sums.add(l, memory) == errc::bad_shape);
+    l = r.view();
+    l.queries.dim = 3;
+    CHECK(sums.add(l, memory) == errc::bad_shape);
+    fixed_memory little{128};
+    arena small{little.bytes()};
+    CHECK(sums.add(r.view(), small) == errc::out_of_memory);
+    kv::column_sums too_little{.values = std::span{memory_of_sums}.first(23), .heads = 2, .capacity = 12};
+    CHECK(too_little.add(r.view(), memory) == errc::bad_shape);
+
+    tokens_list const three = {0, 4, 9}, two = {1, 2}, falling = {4, 0, 9};
+    auto const compact = [&](std::vector<plan> const& items) { return sums.compact(plans{items}); };
+    CHECK(compact({select_rows(three, 10), select_rows(two, 10)}) == errc::bad_plan);
+    CHECK(compact({select_rows(falling, 10)}) == errc::bad_plan);
+    CHECK(compact({select_rows(three, 11)}) == errc::bad_shape);
+    CHECK(compact({select_rows(three, 10), select_rows(three, 10), select_rows(three, 10)}) == errc::bad_shape);
+    CHECK(memory_of_sums == before);
+    CHECK(sums.tokens() == 10);
+
+    REQUIRE(compact({select_rows(three, 10)}) == errc::ok);
+    CHECK(sums.tokens() == 3);
+    CHECK(sums.row(1)[2] == before[12 + 9]);
+}
+
+TEST_CASE("a broken query or key costs its own rank and nothing else", "[kv]") {
+    random_layer<> r{2, 1, 30, 8, 4, 9};
+    arena memory;
+    auto const whole = kept(kv::snapkv{.keep = 12, .window = 4}(r.view(), memory));
+    r.keys.row(3)[0] = nan;
+    for (auto const& plans :
+         {kv::snapkv{.keep = 12, .window = 4}(r.view(), memory), kv::tova{.keep = 12}(r.view(), memory),
+          kv::h2o{.keep = 12, .recent = 4}(r.view(), memory), kv::key_norm{.keep = 12}(r.view(), memory)}) {
+        REQUIRE(plans);
+        CHECK((*plans)[0].kept() == 12);
+        CHECK(is_valid((*plans)[0]));
+    }
+    CHECK(kept(kv::key_norm{.keep = 29}(r.view(), memory))[3] == 4);
+}
+}  // namespace terse::test
