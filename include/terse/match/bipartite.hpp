@@ -12,8 +12,8 @@ namespace terse::match {
 
 /// For each left token the right token of highest cosine.
 struct links {
-    std::span<token> partner{};     ///< [left]: among the right tokens, or -1 where none compares
-    std::span<float> similarity{};  ///< [left]: the cosine, or -infinity without a partner
+    std::span<token const> partner{};     ///< [left]: among the right tokens, or -1 where none compares
+    std::span<float const> similarity{};  ///< [left]: the cosine, or -infinity without a partner
 };
 
 /// Links every left token to its nearest right token, in tiles; the matrix of similarities is never built.
@@ -26,25 +26,26 @@ template <class Left, class Right, executor Run = serial>
 [[nodiscard]] result<links> bipartite(index left_count, Left left, index right_count, Right right, index dim,
                                       arena& memory, Run const& run = {}) noexcept {
     rollback undo{memory};
-    links const out{memory.take<token>(left_count), memory.take<float>(left_count)};
+    auto const partner = memory.take<token>(left_count);
+    auto const similarity = memory.take<float>(left_count);
     auto const top = memory.here();
     index const each = simd::nearest_scratch(dim);
     auto const left_inverse = memory.take<float>(left_count);
     auto const right_inverse = memory.take<float>(right_count);
     auto const scratch = memory.take<float>(each * run.workers());
-    if (!taken(out.partner, out.similarity, left_inverse, right_inverse, scratch)) return errc::out_of_memory;
+    if (!taken(partner, similarity, left_inverse, right_inverse, scratch)) return errc::out_of_memory;
 
     simd::inverse_norms(left_count, left, dim, left_inverse);
     simd::inverse_norms(right_count, right, dim, right_inverse);
     run(left_count, [&](index begin, index end, index worker) noexcept {
         auto const from = static_cast<std::size_t>(begin), count = static_cast<std::size_t>(end - begin);
         simd::nearest(begin, end, left, left_inverse, right_count, right, right_inverse, dim,
-                      out.similarity.subspan(from, count), out.partner.subspan(from, count),
+                      similarity.subspan(from, count), partner.subspan(from, count),
                       scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each)));
     });
     memory.rewind(top);
     undo.keep();
-    return out;
+    return links{partner, similarity};
 }
 
 }  // namespace terse::match

@@ -28,6 +28,7 @@ struct tome {
 
     /// How many tokens are removed from `tokens`.
     [[nodiscard]] constexpr index removed(index tokens) const noexcept {
+        if (distill_token && tokens < 4) return 0;  // no other odd token to merge into
         index const mergeable = tokens - (class_token ? 1 : 0) - (distill_token ? 1 : 0);
         return std::max<index>(0, std::min(remove, mergeable / 2));
     }
@@ -91,7 +92,7 @@ struct tome {
         std::size_t const first = class_token ? 1 : 0;
         auto const scratch = memory.take<std::int32_t>(simd::top_k_scratch(std::ssize(similarity)));
         if (!taken(scratch)) return errc::out_of_memory;
-        simd::top_k(std::span<float const>{similarity}.subspan(first), gone, static_cast<token>(first), scratch);
+        simd::top_k(similarity.subspan(first), gone, static_cast<token>(first), scratch);
         auto next = gone.begin();
         auto to = stay.begin();
         for (token a = 0; a < std::ssize(similarity); ++a) {
