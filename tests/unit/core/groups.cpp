@@ -30,7 +30,7 @@ TEST_CASE("group means refuse sizes that do not fit or are not positive", "[core
     CHECK(error({1}) == errc::bad_shape);
     CHECK(error({1, 0}) == errc::bad_setting);
     CHECK(error({1, -1}) == errc::bad_setting);
-    CHECK(error({1, nan}) == errc::bad_setting);
+    CHECK(error({1, not_a_number}) == errc::bad_setting);
     CHECK(error({1, infinity}) == errc::bad_setting);
     CHECK(memory.used() == 0);
     require_exact_peak([&](arena& m) { return group_means(owner, anchor, {}, m); });

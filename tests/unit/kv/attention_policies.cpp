@@ -214,7 +214,7 @@ TEST_CASE("a broken query or key costs its own rank and nothing else", "[kv]") {
     random_layer<> r{2, 1, 30, 8, 4, 9};
     arena memory;
     auto const whole = kept(kv::snapkv{.keep = 12, .window = 4}(r.view(), memory));
-    r.keys.row(3)[0] = nan;
+    r.keys.row(3)[0] = not_a_number;
     for (auto const& plans :
          {kv::snapkv{.keep = 12, .window = 4}(r.view(), memory), kv::tova{.keep = 12}(r.view(), memory),
           kv::h2o{.keep = 12, .recent = 4}(r.view(), memory), kv::key_norm{.keep = 12}(r.view(), memory)}) {

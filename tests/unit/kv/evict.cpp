@@ -31,7 +31,7 @@ TEST_CASE("evict keeps the best slots between sinks and recent ones", "[kv][evic
         {"more than there are", {.budget = {4}}, {1, 2, 3}, errc::ok, {0, 1, 2}},
         {"one slot", {.budget = {1}}, {7}, errc::ok, {0}},
         {"no slots", {.budget = {1}}, {}, errc::ok, {}},
-        {"NaN goes first", {.budget = {2}}, {nan, 5, 1}, errc::ok, {1, 2}},
+        {"NaN goes first", {.budget = {2}}, {not_a_number, 5, 1}, errc::ok, {1, 2}},
         {"infinity is a long key", {.budget = {2}}, {infinity, 5, 1}, errc::ok, {1, 2}},
         {"zero keys stay", {.budget = {2}}, {1, 0, 2, 0}, errc::ok, {1, 3}},
         {"budget of none", {.budget = {0}}, {1, 2, 3}, errc::bad_budget, {}},
@@ -68,7 +68,7 @@ TEST_CASE("evict takes any budget", "[kv][evict]") {
     CHECK(list(kept(0.01).value()[0].sources) == tokens_list{4});
     CHECK(kept(0).error() == errc::bad_budget);
     CHECK(kept(1.5).error() == errc::bad_budget);
-    CHECK(kept(static_cast<double>(nan)).error() == errc::bad_budget);
+    CHECK(kept(static_cast<double>(not_a_number)).error() == errc::bad_budget);
 }
 
 TEST_CASE("a scorer's window is kept, and must fit the budget", "[kv][evict]") {

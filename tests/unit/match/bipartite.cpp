@@ -59,7 +59,7 @@ TEST_CASE("links of degenerate tokens are defined", "[match][bipartite]") {
         CHECK(list(links.similarity) == std::vector<float>{0, 0});
     }
     SECTION("NaN never wins, and compares with nothing") {
-        tensor<float> const x{{1, 0, nan, 0, nan, 1, 0, 1}, 1, 4, 2};
+        tensor<float> const x{{1, 0, not_a_number, 0, not_a_number, 1, 0, 1}, 1, 4, 2};
         auto const links = even_to_odd(x, memory).value();
         CHECK(list(links.partner) == tokens_list{1, -1});
         CHECK(list(links.similarity) == std::vector<float>{0, -infinity});

@@ -162,7 +162,7 @@ TEST_CASE("tome keeps its count whatever the tokens hold", "[merge][tome]") {
         CHECK(p.is_row_stochastic());
         CHECK(std::count(p.owner.begin(), p.owner.end(), token{-1}) == 0);
     };
-    check({std::vector<float>(8 * 3, nan), 1, 8, 3});
+    check({std::vector<float>(8 * 3, not_a_number), 1, 8, 3});
     check({std::vector<float>(8 * 3, 0.0F), 1, 8, 3});
     check({std::vector<float>(8 * 3, 1.0F), 1, 8, 3});
     check({std::vector<float>(8 * 3, infinity), 1, 8, 3});
@@ -177,7 +177,7 @@ TEST_CASE("tome refuses what does not fit", "[merge][tome]") {
     std::vector<float> broken(7, 1.0F);
     CHECK(merge::tome{.remove = -1}(seven.view(), memory).error() == errc::bad_setting);
     CHECK(merge::tome{}(seven.view(), six, memory).error() == errc::bad_shape);
-    for (float const size : {0.0F, -1.0F, nan, infinity}) {
+    for (float const size : {0.0F, -1.0F, not_a_number, infinity}) {
         broken[3] = size;
         CHECK(merge::tome{.remove = 1}(seven.view(), broken, memory).error() == errc::bad_setting);
     }

@@ -154,7 +154,7 @@ TEST_CASE("attention says what does not fit", "[score][attention]") {
     l.soft_cap = -1;
     CHECK(error({}, l) == errc::bad_setting);
     l = r.view();
-    l.scale = nan;
+    l.scale = not_a_number;
     CHECK(error({}, l) == errc::bad_setting);
     l = r.view();
     l.queries.heads = 3;
