@@ -1,0 +1,204 @@
+// The laws that every policy obeys, over a table that every policy enters.
+#include <functional>
+#include <string>
+
+#include <terse/terse.hpp>
+
+#include "attention_reference.hpp"
+
+namespace terse::test {
+namespace {
+/// One policy on one random input of `tokens` tokens that it may shorten to `keep`.
+struct entry {
+    std::string name;
+    std::function<index(index tokens, index keep)> count;  ///< rows that it promises from shapes alone
+    std::function<result<plans>(random_layer<> const& r, index keep, arena& memory, threads const& run)> decide;
+    bool selects = true;              ///< copies tokens, in their order
+    bool partitions = true;           ///< no token is in two rows
+    index smallest = 1;               ///< least budget it takes
+    index leading = 0, trailing = 0;  ///< tokens that it must keep
+};
+
+constexpr index heads = 4, kv_heads = 2, dim = 12;
+
+/// A single plan as all heads' plan.
+result<plans> one(result<plan> const& p, arena& memory) {
+    if (!p) return p.error();
+    auto const item = memory.take<plan>(1);
+    if (!taken(item)) return errc::out_of_memory;
+    std::construct_at(item.data(), *p);
+    return plans{item};
+}
+
+tokens_view<float> first_head(random_layer<> const& r) { return {r.keys.values.data(), r.keys.tokens, dim, dim}; }
+
+template <class Make>
+entry on_layer(std::string name, Make make, index smallest, index leading = 0, index trailing = 0) {
+    return {name,
+            [make](index n, index keep) { return make(keep).count(n); },
+            [make](random_layer<> const& r, index keep, arena& memory, threads const& run) {
+                return make(keep)(r.view(), memory, run);
+            },
+            true,
+            true,
+            smallest,
+            leading,
+            trailing};
+}
+
+template <class Make>
+entry on_tokens(std::string name, Make make, bool selects = true) {
+    return {name, [make](index n, index keep) { return make(n, keep).count(n); },
+            [make](random_layer<> const& r, index keep, arena& memory, threads const& run) {
+                return one(make(r.keys.tokens, keep)(first_head(r), memory, run), memory);
+            },
+            selects};
+}
+
+std::vector<entry> const& policies() {
+    static std::vector<entry> const all = {
+        on_layer(
+            "kv::streaming_llm", [](index keep) { return kv::streaming_llm{.sinks = 2, .recent = keep - 2}; }, 3, 2, 1),
+        on_layer(
+            "kv::key_norm", [](index keep) { return kv::key_norm{.keep = keep, .sinks = 1, .recent = 2}; }, 3, 1, 2),
+        on_layer(
+            "kv::snapkv", [](index keep) { return kv::snapkv{.keep = keep, .window = 4}; }, 4, 0, 4),
+        on_layer(
+            "kv::tova", [](index keep) { return kv::tova{.keep = keep}; }, 1, 0, 1),
+        on_layer(
+            "kv::h2o", [](index keep) { return kv::h2o{.keep = keep, .recent = keep / 2}; }, 1),
+        on_tokens("prune::top_k", [](index, index keep) { return prune::top_k<score::norm>{.keep = keep}; }),
+        on_tokens("prune::divprune", [](index, index keep) { return prune::divprune{.keep = keep}; }),
+        on_tokens(
+            "merge::tome", [](index n, index keep) { return merge::tome{.remove = std::max<index>(n - keep, 0)}; },
+            false),
+        on_tokens(
+            "merge::tome_kth",
+            [](index n, index keep) {
+                return merge::tome_kth{.every = std::max<index>(n / keep, 1), .keep_tail = true};
+            },
+            false),
+        on_tokens(
+            "pool::adaptive_average",
+            [](index n, index keep) {
+                return pool::adaptive_average{.grid = {.columns = n}, .out = {.columns = std::min(n, keep)}};
+            },
+            false),
+    };
+    return all;
+}
+
+constexpr index sizes_to_try[] = {1, 2, 3, 7, 16, 33, 70};
+}  // namespace
+
+TEST_CASE("every policy's plan is valid, of the promised size, and the same for any workers", "[laws]") {
+    for (entry const& policy : policies()) {
+        for (index const n : sizes_to_try) {
+            for (index const keep : {index{1}, index{4}, n / 2, n - 1, n, n + 5}) {
+                if (keep < policy.smallest) continue;
+                CAPTURE(policy.name, n, keep);
+                random_layer<> const r{heads, kv_heads, n, dim, n, static_cast<unsigned>(n)};
+                arena memory;
+                auto const got = policy.decide(r, keep, memory, threads{1});
+                REQUIRE(got);
+                for (plan const& p : got->items) {
+                    REQUIRE(is_valid(p));
+                    REQUIRE(p.tokens == n);
+                    REQUIRE(p.kept() == policy.count(n, keep));
+                    REQUIRE(p.is_row_stochastic());
+                    if (policy.selects) {
+                        REQUIRE(p.is_selection());
+                        REQUIRE(p.keeps_order());
+                        for (index t = 0; t < std::min(policy.leading, p.kept()); ++t)
+                            REQUIRE(p.sources[static_cast<std::size_t>(t)] == t);
+                        for (index t = 1; t <= std::min(policy.trailing, p.kept()); ++t)
+                            REQUIRE(p.sources[static_cast<std::size_t>(p.kept() - t)] == n - t);
+                    }
+                    if (policy.selects || policy.name.starts_with("merge")) REQUIRE(p.is_partition());
+                    // Keeping all is the identity: as many rows, each its own token.
+                    if (keep >= n) {
+                        REQUIRE(p.kept() == n);
+                        for (index i = 0; i < n; ++i)
+                            REQUIRE(list(p.row(i).sources) == tokens_list{static_cast<token>(i)});
+                    }
+                }
+                for (index const workers : worker_counts) {
+                    auto const again = policy.decide(r, keep, memory, threads{workers});
+                    REQUIRE(again->items.size() == got->items.size());
+                    for (std::size_t h = 0; h < got->items.size(); ++h)
+                        require_same_plan(again->items[h], got->items[h]);
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("every policy takes NaN, infinities and zero rows without harm", "[laws]") {
+    for (entry const& policy : policies()) {
+        for (float const poison : {not_a_number, infinity, -infinity, 0.0F, 3e38F}) {
+            CAPTURE(policy.name, poison);
+            random_layer<> r{heads, kv_heads, 24, dim, 24, 6};
+            std::fill_n(r.keys.row(5), 2 * dim, poison);
+            std::fill_n(r.queries.row(23, 1), dim, poison);
+            arena memory;
+            auto const got = policy.decide(r, 8, memory, threads{1});
+            REQUIRE(got);
+            for (plan const& p : got->items) {
+                REQUIRE(is_valid(p));
+                REQUIRE(p.kept() == policy.count(24, 8));
+            }
+            std::fill(r.keys.values.begin(), r.keys.values.end(), poison);
+            REQUIRE(policy.decide(r, 8, memory, threads{1}));
+        }
+    }
+}
+
+TEST_CASE("every policy works in fixed memory of its peak, and fails cleanly below", "[laws]") {
+    random_layer<> const r{heads, kv_heads, 40, dim, 40, 2};
+    for (entry const& policy : policies()) {
+        CAPTURE(policy.name);
+        require_exact_peak([&](arena& memory) {
+            rollback undo{memory};
+            auto const got = policy.decide(r, 12, memory, threads{2});
+            if (got) undo.keep();
+            return got;
+        });
+    }
+}
+
+TEST_CASE("every policy takes an empty input and refuses a budget of none", "[laws]") {
+    random_layer<> const nothing{heads, kv_heads, 0, dim, 0, 1}, r{heads, kv_heads, 9, dim, 9, 1};
+    for (entry const& policy : policies()) {
+        CAPTURE(policy.name);
+        arena memory;
+        auto const got = policy.decide(nothing, 8, memory, threads{1});
+        if (policy.name.starts_with("pool")) continue;  // no grid has no cells
+        REQUIRE(got);
+        CHECK((*got)[0].kept() == 0);
+        if (policy.selects) {
+            CHECK(policy.decide(r, 0, memory, threads{1}).error() == errc::bad_budget);
+            CHECK(policy.decide(r, -3, memory, threads{1}).error() == errc::bad_budget);
+        }
+    }
+}
+
+TEST_CASE("a permuted kv head gets the permuted plan", "[laws]") {
+    random_layer<> const r{heads, kv_heads, 30, dim, 30, 3};
+    random_layer<> swapped = r;
+    for (index t = 0; t < 30; ++t) {
+        for (index c = 0; c < dim; ++c) {
+            std::swap(swapped.keys.row(t, 0)[c], swapped.keys.row(t, 1)[c]);
+            for (index h = 0; h < 2; ++h) std::swap(swapped.queries.row(t, h)[c], swapped.queries.row(t, h + 2)[c]);
+        }
+    }
+    for (entry const& policy : policies()) {
+        if (!policy.name.starts_with("kv")) continue;
+        CAPTURE(policy.name);
+        arena memory;
+        auto const a = policy.decide(r, 10, memory, threads{1}).value();
+        auto const b = policy.decide(swapped, 10, memory, threads{1}).value();
+        require_same_plan(a[0], b[1]);
+        require_same_plan(a[1], b[0]);
+    }
+}
+}  // namespace terse::test
