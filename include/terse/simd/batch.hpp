@@ -77,6 +77,12 @@ template <class Arch>
         return hadd(x);
 }
 
+/// The sums of as many registers as there are lanes: lane i is the sum of x[i]'s.
+template <class Arch>
+[[nodiscard]] floats<Arch> sum_each(std::array<floats<Arch>, floats<Arch>::size> const& x) noexcept {
+    return xsimd::haddp(x.data());
+}
+
 /// The lanes as an array, in order.
 template <class Arch>
 [[nodiscard]] auto to_array(floats<Arch> const& x) noexcept {

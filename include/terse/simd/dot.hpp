@@ -45,6 +45,29 @@ template <class Arch = default_arch, real T>
     return reduce<Arch>(n, [x](auto read, index i, floats<Arch> const& sum) noexcept { return sum + read(x + i); });
 }
 
+/// The products of x with rows first, first + 1, ..., a row a lane; lanes from `count` - first on repeat the last row.
+template <class Arch = default_arch, class Row, real T>
+[[nodiscard]] floats<Arch> dot_rows(index first, index count, Row row, T const* x, index n) noexcept {
+    constexpr index width = lanes<Arch>;
+    std::array<decltype(row(first)), floats<Arch>::size> rows;
+    std::array<floats<Arch>, floats<Arch>::size> sums;
+    unroll<width>([&](auto r) {
+        rows[r] = row(std::min<index>(first + r, count - 1));
+        sums[r] = floats<Arch>(0.0F);
+    });
+    index const whole = n - n % width;
+    for (index i = 0; i < whole; i += width) {
+        auto const factor = load<Arch>(x + i);
+        unroll<width>([&](auto r) { sums[r] = fma<Arch>(load<Arch>(rows[r] + i), factor, sums[r]); });
+    }
+    if (whole < n) {
+        auto const factor = load_partial<Arch>(x + whole, n - whole);
+        unroll<width>(
+            [&](auto r) { sums[r] = fma<Arch>(load_partial<Arch>(rows[r] + whole, n - whole), factor, sums[r]); });
+    }
+    return sum_each<Arch>(sums);
+}
+
 /// acc[i] += w * x[i] for i < n.
 template <class Arch = default_arch, real T>
 void add_scaled(T const* x, float w, float* acc, index n) noexcept {

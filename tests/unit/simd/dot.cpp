@@ -1,0 +1,117 @@
+#include <catch2/catch.hpp>
+
+#include <terse/simd/convert.hpp>
+#include <terse/simd/dot.hpp>
+#include <terse/simd/exp2.hpp>
+#include <terse/simd/scalar.hpp>
+
+#include "unit/simd/samples.hpp"
+
+namespace terse::test {
+namespace {
+
+TEMPLATE_LIST_TEST_CASE("sums agree with plain loops and read nothing beyond their end", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    for (index const n : samples::lengths<Arch>()) {
+        for (index offset = 0; offset < 4; ++offset) {
+            CAPTURE(n, offset);
+            samples::rows<T> a(1, n, 1, 0, offset), b(1, n, 2, 0, 3 - offset);
+            a(0)[n] = b(0)[n] = static_cast<T>(nan);
+            auto const near = [n](float x) { return Approx(x).margin(1e-6 * static_cast<double>(n + 1)); };
+            CHECK(simd::dot<Arch>(a(0), b(0), n) == near(simd::scalar::dot(a(0), b(0), n)));
+            CHECK(simd::squared_norm<Arch>(a(0), n) == near(simd::scalar::squared_norm(a(0), n)));
+            CHECK(simd::sum<Arch>(a(0), n) == near(simd::scalar::sum(a(0), n)));
+
+            samples::rows<float> sums(1, n, 3, 0, offset), expected = sums;
+            simd::add_scaled<Arch>(a(0), 0.3F, sums(0), n);
+            simd::scalar::add_scaled(a(0), 0.3F, expected(0), n);
+            for (index i = 0; i < n; ++i) CHECK(sums(0)[i] == Approx(expected(0)[i]).margin(1e-6));
+            CHECK(sums(0)[n] == expected(0)[n]);
+        }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("one vector against many rows", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    for (index const n : samples::lengths<Arch>()) {
+        samples::rows<typename TestType::value> rows(simd::lanes<Arch> + 1, n, 4, 5, 1);
+        for (index const count : {index{2}, simd::lanes<Arch> + 1}) {
+            auto const products = simd::to_array<Arch>(simd::dot_rows<Arch>(1, count, rows.view(), rows(0), n));
+            for (index i = 0; i < simd::lanes<Arch>; ++i) {
+                auto const expected = simd::scalar::dot(rows(std::min(1 + i, count - 1)), rows(0), n);
+                CHECK(products[static_cast<std::size_t>(i)] == Approx(expected).margin(1e-5));
+            }
+        }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("NaN and infinity come through sums", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    for (index const at : {index{0}, simd::lanes<Arch>, 9 * simd::lanes<Arch>}) {
+        samples::rows<T> a(1, 9 * simd::lanes<Arch> + 1, 5);
+        a(0)[at] = static_cast<T>(infinity);
+        CHECK(simd::squared_norm<Arch>(a(0), a.stride) == infinity);
+        a(0)[at] = static_cast<T>(nan);
+        CHECK(simd::is_nan(simd::sum<Arch>(a(0), a.stride)));
+    }
+}
+
+template <class Arch, class From, class To>
+void check_conversion(std::vector<float> const& values) {
+    for (index const n : samples::lengths<Arch>()) {
+        for (std::size_t start = 0; start + static_cast<std::size_t>(n) <= values.size();
+             start += static_cast<std::size_t>(n) + 1) {
+            std::vector<From> in(static_cast<std::size_t>(n));
+            for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<From>(values[start + i]);
+            std::vector<To> out(in.size() + 1, static_cast<To>(7.0F)), expected = out;
+            simd::convert<Arch>(std::span<From const>(in), std::span<To>(out.data(), in.size()));
+            simd::scalar::convert(std::span<From const>(in), std::span<To>(expected.data(), in.size()));
+            for (std::size_t i = 0; i < out.size(); ++i) {
+                auto const x = static_cast<float>(out[i]), y = static_cast<float>(expected[i]);
+                bool const same = simd::is_nan(y) ? simd::is_nan(x)
+                                                  : std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y);
+                if (!same) FAIL_CHECK("float " << values[start + i] << " became " << x << ", not " << y);
+            }
+        }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("conversions round to nearest even, whatever the bits", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    std::mt19937 bits(6);
+    std::vector<float> values{0.0F,   -0.0F,  1.0F,    65504.0F, 65519.9F, 65520.0F,  -1e38F,       3.4e38F,
+                              1e-40F, -6e-8F, 2.9e-8F, 3e-8F,    infinity, -infinity, nan, -nan};
+    for (std::uint32_t const tie : {0x3F80'8000U, 0x3F81'8000U, 0x3F80'8001U, 0x3F80'1000U, 0x3F80'3000U, 0x3F80'1001U,
+                                    0x7F7F'FFFFU, 0x7F80'0001U, 0xFFFF'FFFFU, 0x3380'0000U, 0x3300'0001U}) {
+        values.push_back(std::bit_cast<float>(tie));
+    }
+    while (values.size() < 5000) values.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(bits())));
+    while (values.size() < 9000) values.push_back(static_cast<float>(bits()) * 0x1p-20F - 2048.0F);
+    check_conversion<Arch, float, T>(values);
+    check_conversion<Arch, T, float>(values);
+    check_conversion<Arch, T, half>(values);
+    check_conversion<Arch, T, bfloat16>(values);
+}
+
+TEMPLATE_LIST_TEST_CASE("exp2 of what is not above 0", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    auto const of = [](float x) { return simd::to_array<Arch>(simd::exp2<Arch>(simd::floats<Arch>(x))).front(); };
+    CHECK(of(0.0F) == 1.0F);
+    CHECK(of(-0.0F) == 1.0F);
+    CHECK(of(-1.0F) == 0.5F);
+    CHECK(of(-126.0F) == 0x1p-126F);
+    for (float const x : {-127.0F, -1e4F, std::numeric_limits<float>::lowest(), -infinity, nan}) {
+        CHECK(of(x) == 0.0F);
+    }
+    double worst = 0;
+    for (float x = 0; x > -126.0F; x -= 0.00137F) {
+        worst = std::max(worst, std::abs(of(x) / std::exp2(static_cast<double>(x)) - 1));
+    }
+    CHECK(worst < 2e-7);
+}
+
+}  // namespace
+}  // namespace terse::test

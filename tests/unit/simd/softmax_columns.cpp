@@ -1,0 +1,104 @@
+#include <catch2/catch.hpp>
+
+#include <terse/simd/scalar.hpp>
+#include <terse/simd/softmax_columns.hpp>
+
+#include "unit/simd/samples.hpp"
+
+namespace terse::test {
+namespace {
+
+struct setting {
+    float scale = 1.0F;
+    float soft_cap = 0.0F;
+    index visible = 0;
+};
+
+template <class Arch, class T>
+std::vector<float> columns_of(index queries, samples::rows<T> const& query, index keys, samples::rows<T> const& key,
+                              index dim, setting s, index wanted) {
+    std::vector<float> columns(static_cast<std::size_t>(wanted), 0.25F);
+    std::vector<float> scratch(static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(keys, dim)), nan);
+    simd::softmax_columns<Arch>(queries, query.view(), keys, key.view(), dim, s.scale, s.soft_cap, s.visible, columns,
+                                scratch);
+    return columns;
+}
+
+template <class Arch, class T>
+void check(index queries, samples::rows<T> const& query, index keys, samples::rows<T> const& key, index dim, setting s,
+           index wanted) {
+    CAPTURE(queries, keys, dim, s.scale, s.soft_cap, s.visible, wanted);
+    auto const columns = columns_of<Arch>(queries, query, keys, key, dim, s, wanted);
+    std::vector<float> expected(columns.size(), 0.25F);
+    simd::scalar::softmax_columns(queries, query.view(), keys, key.view(), dim, s.scale, s.soft_cap, s.visible,
+                                  expected);
+    for (std::size_t j = 0; j < columns.size(); ++j) {
+        CAPTURE(j);
+        CHECK(columns[j] == Approx(expected[j]).epsilon(2e-5).margin(1e-7));
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("softmax columns agree with plain loops", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    for (index const queries :
+         {index{0}, index{1}, index{2}, simd::lanes<Arch>, simd::lanes<Arch> + 1, index{16}, index{33}, index{75}}) {
+        for (index const keys : {index{1}, index{6}, index{23}, index{24}, index{25}, index{80}}) {
+            samples::rows<T> const query(queries, 19, 1, 2, 1), key(keys, 19, 2, 1, 3);
+            for (setting const s : {setting{1.0F, 0, keys - queries + 1}, setting{5.0F, 0, keys}, setting{-2.0F, 0, 1},
+                                    setting{8.0F, 2.5F, keys - queries + 1}, setting{1.0F, 0, -3}}) {
+                check<Arch>(queries, query, keys, key, 19, s, keys);
+            }
+        }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("fewer columns than keys, many chunks, great logits", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    for (index const queries : {index{1}, index{32}}) {
+        samples::rows<T> const query(queries, 64, 3), key(500, 64, 4, 3);
+        for (float const scale : {0.125F, 4.0F, 300.0F}) {
+            check<Arch>(queries, query, 500, key, 64, {scale, 0, 500 - queries + 1}, 500);
+            check<Arch>(queries, query, 500, key, 64, {scale, 0, 500 - queries + 1}, 461);
+            check<Arch>(queries, query, 500, key, 64, {scale, 0, 500 - queries + 1}, 0);
+        }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("a logit that is not finite stays in its place", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    for (float const bad : {nan, infinity, -infinity}) {
+        for (float const soft_cap : {0.0F, 3.0F}) {
+            for (index const queries : {index{1}, index{20}}) {
+                CAPTURE(bad);
+                samples::rows<T> query(queries, 7, 5), key(60, 7, 6);
+                key(31)[2] = static_cast<T>(bad);  // +infinity for some queries, -infinity for others
+                check<Arch>(queries, query, 60, key, 7, {1.0F, soft_cap, 60}, 60);
+                query(queries / 2)[4] = static_cast<T>(bad);
+                check<Arch>(queries, query, 60, key, 7, {1.0F, soft_cap, 60}, 60);
+            }
+        }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("a key that nobody sees receives nothing at all", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    samples::rows<typename TestType::value> const query(10, 8, 7), key(40, 8, 8);
+    auto const columns = columns_of<Arch>(10, query, 40, key, 8, {1.0F, 0, 11}, 40);
+    for (std::size_t j = 0; j < 20; ++j) CHECK(columns[j] > 0.25F);
+    for (std::size_t j = 20; j < 40; ++j) CHECK(columns[j] == 0.25F);
+}
+
+TEMPLATE_LIST_TEST_CASE("every query gives one in all", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    samples::rows<typename TestType::value> const query(50, 32, 9), key(3000, 32, 10);
+    std::vector<float> const columns = columns_of<Arch>(50, query, 3000, key, 32, {1.0F, 0, 2951}, 3000);
+    double total = 0;
+    for (float const c : columns) total += static_cast<double>(c) - 0.25;
+    CHECK(total == Approx(50.0).epsilon(1e-5));
+}
+
+}  // namespace
+}  // namespace terse::test
