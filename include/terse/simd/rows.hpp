@@ -2,56 +2,141 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
 #include <span>
+#include <type_traits>
 
 #include <terse/core/types.hpp>
 #include <terse/simd/batch.hpp>
+#include <terse/simd/scalar.hpp>
 
 namespace terse::simd {
 
-/// to[i] = from[i] for i < count. The two do not overlap, or `to` is before `from`.
+/// to[i] = from[i] for i < count, in whole registers: for rows of some hundred bytes, where a call of memcpy shows.
+/// @pre the two do not overlap
 template <class Arch = default_arch, class T>
 void copy_row(T const* from, T* to, index count) noexcept {
-    std::copy_n(from, count, to);
+    static_assert(std::is_trivially_copyable_v<T>);
+    using bytes = xsimd::batch<std::uint8_t, Arch>;
+    constexpr auto width = static_cast<index>(bytes::size);
+    index const size = count * static_cast<index>(sizeof(T));
+    if (size < width) {
+        std::copy_n(from, count, to);
+        return;
+    }
+    auto const* const in = reinterpret_cast<std::uint8_t const*>(from);
+    auto* const out = reinterpret_cast<std::uint8_t*>(to);
+    index i = 0;
+    for (index const whole = size - size % (4 * width); i < whole; i += 4 * width) {
+        std::array<bytes, 4> x;
+        unroll<4>([&](auto v) { x[v] = bytes::load_unaligned(in + i + v * width); });
+        unroll<4>([&](auto v) { x[v].store_unaligned(out + i + v * width); });
+    }
+    for (index const whole = size - size % width; i < whole; i += width)
+        bytes::load_unaligned(in + i).store_unaligned(out + i);
+    if (i < size) bytes::load_unaligned(in + size - width).store_unaligned(out + size - width);
 }
 
-/// Row i of `to` becomes row sources[i] of `from`; strides in elements. The two do not overlap.
+/// Asks for a row's cache lines ahead of its use.
+template <class T>
+void prefetch_row(T const* row, index count) noexcept {
+    auto const* const bytes = reinterpret_cast<std::uint8_t const*>(row);
+    index const size = std::min<index>(count * static_cast<index>(sizeof(T)), 1024);
+    for (index i = 0; i < size; i += 64) __builtin_prefetch(bytes + i);
+}
+
+/// How many rows ahead the kernels below ask for.
+inline constexpr index rows_ahead = 8;
+
+/// Row i of `to` becomes row sources[i] of `from`; strides in elements.
+/// @pre the two do not overlap
 template <class Arch = default_arch, class T>
 void gather_rows(T const* from, index from_stride, std::span<token const> sources, T* to, index to_stride,
                  index dim) noexcept {
-    for (token const source : sources) {
-        copy_row<Arch>(from + source * from_stride, to, dim);
-        to += to_stride;
+    index const count = std::ssize(sources);
+    for (index i = 0; i < count; ++i) {
+        if (i + rows_ahead < count) prefetch_row(from + sources.data()[i + rows_ahead] * from_stride, dim);
+        copy_row<Arch>(from + sources.data()[i] * from_stride, to + i * to_stride, dim);
     }
 }
 
-/// out = sum over k of weights[k] * row sources[k] of `in`, divided by `divisor`; summed in float in that order.
-/// Empty `weights`: all ones. No sources: zeros.
+/// Row i becomes row sources[i], in place; long runs of packed rows move at once.
+/// @pre sources ascend strictly
+template <class Arch = default_arch, class T>
+void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
+    index const count = std::ssize(sources);
+    token const* const source = sources.data();
+    index i = 0;
+    while (i < count && source[i] == i) ++i;
+    while (i < count) {
+        index run = 1;
+        if (stride == dim)
+            while (i + run + 7 <= count && source[i + run + 6] - source[i] == run + 6) run += 7;
+        if (run > 1) {
+            std::memmove(rows + i * dim, rows + source[i] * dim, static_cast<std::size_t>(run * dim) * sizeof(T));
+        } else {
+            if (i + rows_ahead < count) prefetch_row(rows + source[i + rows_ahead] * stride, dim);
+            copy_row<Arch>(rows + source[i] * stride, rows + i * stride, dim);
+        }
+        i += run;
+    }
+}
+
+/// Calls body(registers, first) for blocks of 8, 4 or 1 registers that cover [0, dim), the last one overlapping the one
+/// before it where dim is not a multiple of a register.
+/// @pre dim >= lanes<Arch>
+template <class Arch, class Body>
+void for_blocks(index dim, Body const& body) noexcept {
+    constexpr index width = lanes<Arch>;
+    index c = 0;
+    for (; dim - c >= 8 * width; c += 8 * width) body(std::integral_constant<int, 8>{}, c);
+    for (; dim - c >= 4 * width; c += 4 * width) body(std::integral_constant<int, 4>{}, c);
+    for (; dim - c >= width; c += width) body(std::integral_constant<int, 1>{}, c);
+    if (c < dim) body(std::integral_constant<int, 1>{}, dim - width);
+}
+
+/// out = the sum over k of weights[k] * row sources[k] of `in`, divided by `divisor`: added in float in that order and
+/// rounded once. Empty `weights`: all ones. No sources: zeros.
+/// @pre out is not one of the rows
 template <class Arch = default_arch, real T>
 void sum_rows(T const* in, index stride, std::span<token const> sources, std::span<float const> weights, float divisor,
               T* out, index dim) noexcept {
-    for (index c = 0; c < dim; ++c) {
-        float total = 0;
+    if (dim < lanes<Arch>) return scalar::sum_rows(in, stride, sources, weights, divisor, out, dim);
+    for_blocks<Arch>(dim, [&](auto registers, index first) {
+        std::array<floats<Arch>, registers> sum;
+        sum.fill(floats<Arch>(0.0F));
         for (std::size_t k = 0; k < sources.size(); ++k) {
-            auto const x = static_cast<float>(in[sources[k] * stride + c]);
-            total += weights.empty() ? x : weights[k] * x;
+            T const* const row = in + sources[k] * stride + first;
+            floats<Arch> const weight(weights.empty() ? 1.0F : weights[k]);
+            unroll<registers>([&](auto v) { sum[v] = fma<Arch>(weight, load<Arch>(row + v * lanes<Arch>), sum[v]); });
         }
-        out[c] = static_cast<T>(total / divisor);
-    }
+        if (divisor != 1.0F) unroll<registers>([&](auto v) { sum[v] = sum[v] / floats<Arch>(divisor); });
+        unroll<registers>([&](auto v) { store<Arch>(sum[v], out + first + v * lanes<Arch>); });
+    });
 }
 
 /// out = the largest of each channel over rows `sources` of `in`; NaN if one is. No sources: zeros.
+/// @pre out is not one of the rows
 template <class Arch = default_arch, real T>
 void max_rows(T const* in, index stride, std::span<token const> sources, T* out, index dim) noexcept {
-    for (index c = 0; c < dim; ++c) {
-        float most = sources.empty() ? 0.0F : static_cast<float>(in[sources[0] * stride + c]);
-        for (token const source : sources) {
-            auto const x = static_cast<float>(in[source * stride + c]);
-            most = x > most || x != x ? x : most;
+    if (dim < lanes<Arch> || sources.empty()) return scalar::max_rows(in, stride, sources, out, dim);
+    for_blocks<Arch>(dim, [&](auto registers, index first) {
+        std::array<floats<Arch>, registers> most;
+        T const* const start = in + sources[0] * stride + first;
+        unroll<registers>([&](auto v) { most[v] = load<Arch>(start + v * lanes<Arch>); });
+        for (token const source : sources.subspan(1)) {
+            T const* const row = in + source * stride + first;
+            unroll<registers>([&](auto v) {
+                auto const x = load<Arch>(row + v * lanes<Arch>);
+                most[v] = xsimd::select((x > most[v]) || xsimd::isnan(x), x, most[v]);
+            });
         }
-        out[c] = static_cast<T>(most);
-    }
+        unroll<registers>([&](auto v) { store<Arch>(most[v], out + first + v * lanes<Arch>); });
+    });
 }
 
 }  // namespace terse::simd

@@ -8,6 +8,7 @@
 #include <limits>
 #include <span>
 
+#include <terse/core/rank.hpp>
 #include <terse/core/types.hpp>
 
 /// The kernels in plain loops and double precision: what they compute, and the oracles that they are tested against.
@@ -110,6 +111,58 @@ template <class Row>
         if (undefined < 0 && std::isnan(d)) undefined = j;
     }
     return who >= 0 ? who : undefined;
+}
+
+// Selection and rows.
+
+inline void top_k(std::span<float const> scores, std::span<token> kept, token first) noexcept {
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < scores.size() && next < kept.size(); ++i) {
+        std::size_t better = 0;
+        for (std::size_t j = 0; j < scores.size(); ++j) {
+            better += rank(scores[j]) > rank(scores[i]) || (rank(scores[j]) == rank(scores[i]) && j < i);
+        }
+        if (better < kept.size()) kept[next++] = first + static_cast<token>(i);
+    }
+}
+
+template <class T>
+void gather_rows(T const* from, index from_stride, std::span<token const> sources, T* to, index to_stride,
+                 index dim) noexcept {
+    for (std::size_t i = 0; i < sources.size(); ++i)
+        std::copy_n(from + sources[i] * from_stride, dim, to + static_cast<index>(i) * to_stride);
+}
+
+template <class T>
+void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
+    for (std::size_t i = 0; i < sources.size(); ++i)
+        if (sources[i] != static_cast<token>(i))
+            std::copy_n(rows + sources[i] * stride, dim, rows + static_cast<index>(i) * stride);
+}
+
+template <real T>
+void sum_rows(T const* in, index stride, std::span<token const> sources, std::span<float const> weights, float divisor,
+              T* out, index dim) noexcept {
+    for (index c = 0; c < dim; ++c) {
+        float total = 0;
+        for (std::size_t k = 0; k < sources.size(); ++k) {
+            auto const x = static_cast<float>(in[sources[k] * stride + c]);
+            total += weights.empty() ? x : weights[k] * x;
+        }
+        out[c] = static_cast<T>(total / divisor);
+    }
+}
+
+template <real T>
+void max_rows(T const* in, index stride, std::span<token const> sources, T* out, index dim) noexcept {
+    for (index c = 0; c < dim; ++c) {
+        float most = sources.empty() ? 0.0F : static_cast<float>(in[sources[0] * stride + c]);
+        for (token const source : sources) {
+            auto const x = static_cast<float>(in[source * stride + c]);
+            most = x > most || x != x ? x : most;
+        }
+        out[c] = static_cast<T>(most);
+    }
 }
 
 }  // namespace terse::simd::scalar

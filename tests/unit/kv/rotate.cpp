@@ -1,0 +1,199 @@
+#include <array>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include <terse/kv/compact.hpp>
+#include <terse/kv/rotate.hpp>
+
+namespace kv = terse::kv;
+using kv::rope_layout;
+using terse::errc;
+using terse::plan;
+using terse::plans;
+using terse::token;
+
+namespace {
+
+struct backwards {
+    [[nodiscard]] static constexpr terse::index workers() noexcept { return 1; }
+    template <class Body>
+    void operator()(terse::index count, Body&& body) const noexcept {
+        for (terse::index i = count; i-- > 0;) body(i, i + 1, terse::index{0});
+    }
+};
+
+std::vector<float> frequencies(std::size_t pairs) {
+    std::vector<float> w;
+    for (std::size_t i = 0; i < pairs; ++i)
+        w.push_back(std::pow(10000.0F, -static_cast<float>(i) / static_cast<float>(pairs)));
+    return w;
+}
+
+// The keys of a model whose keys do not depend on the position before it is encoded: raw(h, t), rotated in double.
+template <class T, class Cache>
+void encode(Cache const& keys, kv::rope const& r, std::vector<token> const& positions) {
+    for (terse::index h = 0; h < keys.heads; ++h) {
+        for (terse::index t = 0; t < keys.tokens; ++t) {
+            std::mt19937 random(static_cast<unsigned>(h * 1000 + t));
+            std::normal_distribution<double> normal;
+            std::vector<double> x(static_cast<std::size_t>(keys.dim));
+            for (double& v : x) v = normal(random);
+            std::size_t const pairs = r.inverse_frequency.size();
+            for (std::size_t i = 0; i < pairs; ++i) {
+                bool const split = r.layout == rope_layout::half_split;
+                double &a = x[split ? i : 2 * i], &b = x[split ? i + pairs : 2 * i + 1];
+                double const angle = static_cast<double>(positions[static_cast<std::size_t>(t)]) *
+                                     static_cast<double>(r.inverse_frequency[i]);
+                double const c = std::cos(angle), s = std::sin(angle), turned = a * c - b * s;
+                b = b * c + a * s;
+                a = turned;
+            }
+            for (terse::index c = 0; c < keys.dim; ++c)
+                keys.row(h, t)[c] = static_cast<T>(static_cast<float>(x[static_cast<std::size_t>(c)]));
+        }
+    }
+}
+
+template <class T>
+float largest_difference(std::vector<T> const& a, std::vector<T> const& b) {
+    float most = 0;
+    for (std::size_t i = 0; i < a.size(); ++i)
+        most = std::max(most, std::abs(static_cast<float>(a[i]) - static_cast<float>(b[i])));
+    return most;
+}
+
+template <class T>
+constexpr float unit = std::is_same_v<T, float>         ? 3e-6F
+                       : std::is_same_v<T, terse::half> ? 6e-3F
+                                                        : 5e-2F;
+
+}  // namespace
+
+TEST_CASE("a key one position back", "[kv][rotate]") {
+    std::vector<float> const w{1, 0.01F};
+    std::vector<token> const from{1}, to{0};
+    std::vector<float> key{1, 0, 0, 0, 7};
+    CHECK(kv::rotate(terse::head_major(key.data(), 1, 1, 5), from, to, {w}) == errc::ok);
+    CHECK(key[0] == Approx(0.5403).margin(1e-4));
+    CHECK(key[1] == 0);
+    CHECK(key[2] == Approx(-0.8415).margin(1e-4));
+    CHECK(key[3] == 0);
+    CHECK(key[4] == 7);  // not a rotary channel
+    key = {1, 0, 0, 0};
+    CHECK(kv::rotate(terse::head_major(key.data(), 1, 1, 4), from, to, {w, rope_layout::interleaved}) == errc::ok);
+    CHECK(key[0] == Approx(0.5403).margin(1e-4));
+    CHECK(key[1] == Approx(-0.8415).margin(1e-4));
+    CHECK(key[2] == 0);
+    CHECK(key[3] == 0);
+}
+
+TEMPLATE_TEST_CASE("rotation gives the keys of the other positions", "[kv][rotate]", float, terse::half,
+                   terse::bfloat16) {
+    constexpr terse::index heads = 3, tokens = 11;
+    auto const layout = GENERATE(rope_layout::half_split, rope_layout::interleaved);
+    for (std::size_t const pairs : {1U, 3U, 8U, 13U, 64U, 67U}) {
+        auto const dim = static_cast<terse::index>(2 * pairs + pairs % 4);
+        CAPTURE(pairs);
+        auto const w = frequencies(pairs);
+        kv::rope const r{w, layout};
+        std::vector<token> const from{0, 1, 2, 3, 70, 71, 5000, 90001, 123456, 123457, 131071};
+        std::vector<token> const to{0, 0, 1, 2, 4, 5, 6000, 0, 8, 9, 10};
+        std::vector<TestType> keys(static_cast<std::size_t>(heads * tokens * dim)), expected = keys;
+        auto const view = terse::token_major(keys.data(), heads, tokens, dim);
+        encode<TestType>(view, r, from);
+        encode<TestType>(terse::token_major(expected.data(), heads, tokens, dim), r, to);
+        auto cut = keys, each = keys;
+        CHECK(kv::rotate(view, from, to, r) == errc::ok);
+        CHECK(largest_difference(keys, expected) < unit<TestType>);
+
+        CHECK(kv::rotate(terse::token_major(cut.data(), heads, tokens, dim), from, to, r, backwards{}) == errc::ok);
+        CHECK(largest_difference(cut, keys) == 0);
+
+        std::vector<token> all_from, all_to;
+        for (terse::index h = 0; h < heads; ++h) {
+            all_from.insert(all_from.end(), from.begin(), from.end());
+            all_to.insert(all_to.end(), to.begin(), to.end());
+        }
+        CHECK(kv::rotate(terse::token_major(each.data(), heads, tokens, dim), all_from, all_to, r) == errc::ok);
+        CHECK(largest_difference(each, keys) == 0);
+    }
+}
+
+TEST_CASE("a compacted cache is renumbered from 0", "[kv][rotate]") {
+    constexpr terse::index heads = 2, tokens = 40, dim = 24;
+    auto const w = frequencies(10);
+    kv::rope const r{w};
+    std::vector<token> few{0, 1, 2, 17, 18, 33}, more{0, 4, 5, 6, 7, 8, 20, 39};
+    std::vector<plan> const own{terse::select_rows(few, tokens), terse::select_rows(more, tokens)};
+    auto const stored = GENERATE(false, true);
+    std::vector<token> positions(tokens);
+    std::iota(positions.begin(), positions.end(), stored ? 1000 : 0);
+    if (stored) positions[18] = 1700;  // a gap from an eviction before
+    for (plans const p : {plans{own}, plans{std::span{own}.first(1)}}) {
+        std::vector<float> memory(heads * tokens * dim), fresh = memory;
+        auto const keys = terse::head_major(memory.data(), heads, tokens, dim);
+        encode<float>(keys, r, positions);
+        REQUIRE(kv::compact(keys, p) == errc::ok);
+        auto const compacted = memory;
+        auto paged_memory = memory, each_memory = memory;
+        std::span<token const> const old = stored ? std::span<token const>{positions} : std::span<token const>{};
+        CHECK(kv::renumber(keys, p, old, r) == errc::ok);
+
+        for (terse::index h = 0; h < heads; ++h) {
+            std::vector<token> now(tokens);
+            for (terse::index i = 0; i < p[h].kept(); ++i)
+                now[static_cast<std::size_t>(p[h].sources[static_cast<std::size_t>(i)])] = static_cast<token>(i);
+            auto const expected = terse::head_major(fresh.data(), heads, tokens, dim);
+            encode<float>(expected, r, now);
+            for (terse::index i = 0; i < tokens; ++i) {
+                for (terse::index c = 0; c < dim; ++c) {
+                    if (i < p[h].kept())
+                        CHECK(keys.row(h, i)[c] ==
+                              Approx(expected.row(h, p[h].sources[static_cast<std::size_t>(i)])[c]).margin(1e-5));
+                    else
+                        CHECK(keys.row(h, i)[c] == compacted[static_cast<std::size_t>((h * tokens + i) * dim + c)]);
+                }
+            }
+        }
+
+        std::vector<token> const blocks{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+        terse::paged_span<float> const paged{paged_memory.data(), blocks, heads, tokens, dim, 4, 4 * dim,
+                                             tokens * dim,        dim};
+        CHECK(kv::renumber(paged, p, old, r) == errc::ok);
+        CHECK(paged_memory == memory);
+
+        std::vector<token> twice(positions);
+        twice.insert(twice.end(), positions.begin(), positions.end());
+        CHECK(kv::renumber(terse::head_major(each_memory.data(), heads, tokens, dim), p, twice, r) == errc::ok);
+        CHECK(each_memory == memory);
+    }
+}
+
+TEST_CASE("a rotation that does not fit changes nothing", "[kv][rotate]") {
+    std::vector<float> memory(2 * 3 * 4, 1);
+    auto const keys = terse::head_major(memory.data(), 2, 3, 4);
+    std::vector<float> const w{1, 0.5F}, wide{1, 1, 1}, endless{1, std::numeric_limits<float>::infinity()};
+    std::vector<token> const from{0, 1, 2}, to{5, 6, 7}, picked{0, 2}, offsets{0, 2};
+    plan const selection = terse::select_rows(picked, 3);
+    plan const pooled{.tokens = 3, .sources = picked, .offsets = offsets};
+    plans const p{{&selection, 1}};
+    CHECK(kv::rotate(keys, from, to, {wide}) == errc::bad_shape);
+    CHECK(kv::rotate(keys, from, to, {endless}) == errc::bad_setting);
+    CHECK(kv::rotate(keys, from, std::span{to}.first(2), {w}) == errc::bad_shape);
+    CHECK(kv::rotate(keys, std::span{from}.first(2), std::span{to}.first(2), {w}) == errc::bad_shape);
+    CHECK(kv::renumber(keys, p, {}, {wide}) == errc::bad_shape);
+    CHECK(kv::renumber(keys, p, {}, {endless}) == errc::bad_setting);
+    CHECK(kv::renumber(keys, p, std::span{to}.first(2), {w}) == errc::bad_shape);
+    CHECK(kv::renumber(keys, plans{}, {}, {w}) == errc::bad_shape);
+    CHECK(kv::renumber(terse::head_major(memory.data(), 2, 2, 4), p, {}, {w}) == errc::bad_shape);
+    CHECK(kv::renumber(keys, plans{{&pooled, 1}}, {}, {w}) == errc::bad_plan);
+    CHECK(memory == std::vector<float>(24, 1));
+    CHECK(kv::rotate(keys, from, to, {}) == errc::ok);  // no frequencies, nothing turns
+    CHECK(memory == std::vector<float>(24, 1));
+    CHECK(kv::rotate(terse::head_major(memory.data(), 2, 0, 4), {}, {}, {w}) == errc::ok);
+}

@@ -1,0 +1,129 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include <terse/simd/rows.hpp>
+
+namespace simd = terse::simd;
+using terse::token;
+
+namespace {
+
+constexpr terse::index rows = 40;
+
+std::vector<token> ascending(double keep, unsigned seed) {
+    std::mt19937 random(seed);
+    std::bernoulli_distribution stays(keep);
+    std::vector<token> sources;
+    for (token i = 0; i < rows; ++i)
+        if (stays(random)) sources.push_back(i);
+    return sources;
+}
+
+template <class T>
+std::vector<T> noise(terse::index n) {
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal;
+    std::vector<T> x(static_cast<std::size_t>(n));
+    for (T& v : x) v = static_cast<T>(40 * normal(random));
+    return x;
+}
+
+template <class T>
+std::vector<float> floats(std::vector<T> const& x) {
+    std::vector<float> y;
+    for (T const v : x) y.push_back(static_cast<float>(v));
+    return y;
+}
+
+// Around every width there is, in bytes and in floats.
+std::vector<terse::index> const dims{0,  1,  2,  3,  4,  5,  7,  8,   9,   15,  16, 17,
+                                     31, 32, 33, 63, 64, 65, 80, 100, 127, 130, 257};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("rows move like plain loops", "[simd][rows]", float, terse::half, std::int8_t, std::int32_t,
+                   double) {
+    for (terse::index const dim : dims) {
+        for (terse::index const padding : {0, 1, 3}) {
+            CAPTURE(dim, padding);
+            terse::index const stride = dim + padding;
+            auto const in = noise<TestType>(rows * stride + 1);
+            std::vector<token> shuffled = ascending(0.6, 5);
+            std::shuffle(shuffled.begin(), shuffled.end(), std::mt19937(7));
+            std::vector<TestType> expected(in.size(), TestType(7)), out = expected;
+            simd::scalar::gather_rows(in.data() + 1, stride, shuffled, expected.data(), stride, dim);
+            simd::gather_rows(in.data() + 1, stride, shuffled, out.data(), stride, dim);
+            CHECK(floats(out) == floats(expected));
+            simd::gather_rows<xsimd::sse2>(in.data() + 1, stride, shuffled, out.data(), stride, dim);
+            CHECK(floats(out) == floats(expected));
+
+            for (double const keep : {0.0, 0.1, 0.5, 0.9, 0.97, 1.0}) {
+                CAPTURE(keep);
+                auto const sources = ascending(keep, 11);
+                auto moved = in, reference = in;
+                simd::scalar::compact_rows(reference.data() + 1, stride, sources, dim);
+                simd::compact_rows(moved.data() + 1, stride, sources, dim);
+                CHECK(floats(moved) == floats(reference));
+            }
+        }
+    }
+}
+
+TEMPLATE_TEST_CASE("compaction of runs that overlap their target", "[simd][rows]", float, std::int8_t) {
+    for (token const gap : {1, 2, 5, 9}) {
+        std::vector<token> sources{0, 1, 2};
+        for (token i = 3 + gap; i < rows; ++i) sources.push_back(i);
+        auto moved = noise<TestType>(rows * 12), reference = moved;
+        simd::scalar::compact_rows(reference.data(), 12, sources, 12);
+        simd::compact_rows(moved.data(), 12, sources, 12);
+        CHECK(moved == reference);
+    }
+}
+
+TEMPLATE_TEST_CASE("sums and maxima of rows agree with plain loops", "[simd][rows]", float, terse::half,
+                   terse::bfloat16) {
+    for (terse::index const dim : dims) {
+        for (std::size_t const count : {0U, 1U, 2U, 5U}) {
+            CAPTURE(dim, count);
+            terse::index const stride = dim + 3;
+            auto in = noise<TestType>(rows * stride);
+            auto sources = ascending(0.6, 5);
+            sources.resize(count);
+            std::vector<float> weights;
+            for (std::size_t k = 0; k < count; ++k) weights.push_back(0.5F - 0.3F * static_cast<float>(k));
+            auto const size = static_cast<std::size_t>(dim + 2);
+            auto const close = [&](std::vector<TestType> const& a, std::vector<TestType> const& b) {
+                float const unit = std::is_same_v<TestType, float>         ? 1e-5F
+                                   : std::is_same_v<TestType, terse::half> ? 1e-3F
+                                                                           : 8e-3F;
+                for (std::size_t i = 0; i < size; ++i) {
+                    auto const x = static_cast<float>(a[i]), y = static_cast<float>(b[i]);
+                    if (!(std::abs(x - y) <= unit * (1 + std::abs(y)))) return false;
+                }
+                return true;
+            };
+            auto const check = [&]<class Arch>(Arch) {
+                for (auto const& w : {weights, std::vector<float>{}}) {
+                    for (float const divisor : {1.0F, 3.0F}) {
+                        std::vector<TestType> expected(size, TestType(7)), out = expected;
+                        simd::scalar::sum_rows(in.data(), stride, sources, w, divisor, expected.data(), dim);
+                        simd::sum_rows<Arch>(in.data(), stride, sources, w, divisor, out.data(), dim);
+                        CHECK(close(out, expected));
+                    }
+                }
+                std::vector<TestType> expected(size, TestType(7)), out = expected;
+                simd::scalar::max_rows(in.data(), stride, sources, expected.data(), dim);
+                simd::max_rows<Arch>(in.data(), stride, sources, out.data(), dim);
+                CHECK(floats(out) == floats(expected));
+            };
+            check(simd::default_arch{});
+            check(xsimd::sse2{});
+        }
+    }
+}
