@@ -21,7 +21,7 @@
 // What the tests share: tensors by seed, plans as vectors, executors, and the laws of every call.
 namespace terse::test {
 
-inline constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+inline constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 inline constexpr float infinity = std::numeric_limits<float>::infinity();
 
 /// [heads, tokens, dim], packed, with its memory.
