@@ -21,7 +21,7 @@
 // What the tests share: tensors by seed, plans as vectors, executors, and the laws of every call.
 namespace terse::test {
 
-inline constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+inline constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 inline constexpr float infinity = std::numeric_limits<float>::infinity();
 
 /// [heads, tokens, dim], packed, with its memory.
@@ -46,11 +46,11 @@ struct tensor {
     return values;
 }
 
-template <class T = float>
-[[nodiscard]] tensor<T> cast(tensor<float> const& from) {
-    tensor<T> to{std::vector<T>(from.values.size()), from.heads, from.tokens, from.dim};
+template <class To, class From>
+[[nodiscard]] tensor<To> cast(tensor<From> const& from) {
+    tensor<To> to{std::vector<To>(from.values.size()), from.heads, from.tokens, from.dim};
     std::transform(from.values.begin(), from.values.end(), to.values.begin(),
-                   [](float v) { return static_cast<T>(v); });
+                   [](From v) { return static_cast<To>(static_cast<float>(v)); });
     return to;
 }
 

@@ -71,7 +71,7 @@ TEST_CASE("facts of a plan", "[core][plan]") {
         CHECK_FALSE(plan(memory).is_row_stochastic());
     }
     SECTION("NaN sums to nothing") {
-        memory.weights[3] = terse::test::nan;
+        memory.weights[3] = terse::test::not_a_number;
         CHECK_FALSE(plan(memory).is_row_stochastic());
         CHECK_FALSE(terse::is_valid(memory));
     }
