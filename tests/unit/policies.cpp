@@ -78,12 +78,14 @@ std::vector<entry> const& policies() {
                 return merge::tome_kth{.every = std::max<index>(n / keep, 1), .keep_tail = true};
             },
             false),
-        on_tokens(
-            "pool::adaptive_average",
-            [](index n, index keep) {
-                return pool::adaptive_average{.grid = {.columns = n}, .out = {.columns = std::min(n, keep)}};
-            },
-            false),
+        {"pool::adaptive_average", [](index n, index keep) { return std::min(n, keep); },
+         [](random_layer<> const& r, index keep, arena& memory, threads const&) {
+             index const n = r.keys.tokens;
+             return one(
+                 pool::adaptive_average{.grid = {.columns = n}, .out = {.columns = std::min(n, keep)}}(n, memory),
+                 memory);
+         },
+         false},
     };
     return all;
 }

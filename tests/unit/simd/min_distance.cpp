@@ -47,7 +47,7 @@ TEMPLATE_LIST_TEST_CASE("rows that are not finite come last, and change nothing 
                         samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
-    for (float const bad : {nan, infinity}) {
+    for (float const bad : {not_a_number, infinity}) {
         samples::rows<T> rows(21, 9, 2);
         for (index const j : {index{3}, index{20}}) rows(j)[j % 9] = static_cast<T>(bad);
         check_picks<Arch>(rows, 21, 9, 22);
