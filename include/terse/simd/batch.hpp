@@ -61,11 +61,7 @@ template <class Arch>
 template <class Arch>
 [[nodiscard]] floats<Arch> power_of_two(floats<Arch> const& n) noexcept {
     auto const exponent = (xsimd::to_int(n) + ints<Arch>(127)) << 23;
-    if constexpr (requires { xsimd::bitwise_cast<floats<Arch>>(exponent); }) {
-        return xsimd::bitwise_cast<floats<Arch>>(exponent);
-    } else {
-        return xsimd::bitwise_cast<float>(exponent);  // since xsimd 9
-    }
+    return std::bit_cast<floats<Arch>>(exponent);
 }
 
 /// The sum of the lanes, under either name that xsimd has had for it (hadd before 9).
@@ -165,12 +161,52 @@ template <class Arch, real T>
     return floats<Arch>::load_unaligned(values.data());
 }
 
+/// The bits of bfloat16 in the upper half of each lane, rounded to nearest even; NaN becomes the quiet one of its sign.
+template <class Arch>
+[[nodiscard]] ints<Arch> round_to_bfloat16(floats<Arch> const& x) noexcept {
+    auto const bits = std::bit_cast<ints<Arch>>(x);
+    auto const rounded = bits + ((bits >> 16) & ints<Arch>(1)) + ints<Arch>(0x7FFF);
+    auto const quiet = (bits & ints<Arch>(std::numeric_limits<std::int32_t>::min())) | ints<Arch>(0x7FC0'0000);
+    return xsimd::select((bits & ints<Arch>(0x7FFF'FFFF)) > ints<Arch>(0x7F80'0000), quiet, rounded);
+}
+
 /// Writes the lanes to anywhere in memory, rounded to nearest even.
 template <class Arch, real T>
 void store(floats<Arch> const& x, T* to) noexcept {
     if constexpr (std::same_as<T, float>) {
         x.store_unaligned(to);
     } else {
+#ifdef __F16C__
+        if constexpr (std::same_as<T, half>) {
+            if constexpr (lanes<Arch> == 4)
+                return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+            if constexpr (lanes<Arch> == 8)
+                return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+        }
+#endif
+#ifdef __SSE2__
+        if constexpr (std::same_as<T, bfloat16> && lanes<Arch> == 4) {
+            auto const high = _mm_srai_epi32(round_to_bfloat16<Arch>(x), 16);
+            return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi32(high, high));
+        }
+#endif
+#ifdef __AVX2__
+        if constexpr (std::same_as<T, bfloat16> && lanes<Arch> == 8) {
+            __m256i const high = _mm256_srai_epi32(round_to_bfloat16<Arch>(x), 16);
+            return _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                                    _mm_packs_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
+        }
+#endif
+#ifdef __AVX512F__
+        if constexpr (lanes<Arch> == 16) {
+            __m256i bits;
+            if constexpr (std::same_as<T, half>)
+                bits = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+            else
+                bits = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_to_bfloat16<Arch>(x), 16));
+            return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
+        }
+#endif
         auto const values = to_array<Arch>(x);
         for (std::size_t i = 0; i < values.size(); ++i) to[i] = static_cast<T>(values[i]);
     }
