@@ -164,7 +164,7 @@ void engine::attend(bool proportional) {
     normalise(x, b.norm1, weights_.epsilon, normalised_.topRows(n));
     project(normalised_.topRows(n), b.qkv, qkv);
 
-    log_sizes_.head(n) = now_.sizes.head(n).log();
+    if (proportional) log_sizes_.head(n) = now_.sizes.head(n).log();
     now_.attention.setZero();
     now_.keys.setZero();
     for (index h = 0; h < weights_.heads; ++h) {
@@ -187,17 +187,21 @@ void engine::attend(bool proportional) {
     x.rowwise() += b.projection.bias;
 }
 
-void engine::reduce(reduction const& r, trace* t) {
+site engine::look() const noexcept {
     auto const n = static_cast<std::size_t>(now_.count);
+    return {.grid = weights_.grid(),
+            .tokens = {now_.x.data(), now_.count, now_.x.cols(), now_.x.cols()},
+            .keys = {now_.keys.data(), now_.count, now_.keys.cols(), now_.keys.cols()},
+            .attention = {now_.attention.data(), n},
+            .sizes = {now_.sizes.data(), n}};
+}
+
+void engine::reduce(reduction const& r, trace* t) {
     auto const check = [](terse::errc error) {
         if (error != terse::errc::ok) throw terse::bad_result{error};
     };
     memory_.rewind();
-    site const s{.grid = weights_.grid(),
-                 .tokens = {now_.x.data(), now_.count, weights_.width, weights_.width},
-                 .keys = {now_.keys.data(), now_.count, now_.keys.cols(), now_.keys.cols()},
-                 .attention = {now_.attention.data(), n},
-                 .sizes = {now_.sizes.data(), n}};
+    site const s = look();
     terse::plan const p = r.decide(s, memory_).value();
     check(terse::apply(p, s.tokens, terse::view(next_.data(), p.kept(), weights_.width)));
     check(terse::sizes(p, s.sizes, {next_sizes_.data(), static_cast<std::size_t>(p.kept())}));

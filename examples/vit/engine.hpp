@@ -102,6 +102,10 @@ class engine {
     /// The same in two steps, for several reductions of one image that share their first block: all that comes before
     /// the first of them is computed once.
     void begin(std::span<std::uint8_t const> pixels, terse::index first_block);
+
+    /// What a reduction would see now.
+    [[nodiscard]] site look() const noexcept;
+
     row_vector const& finish(reduction const& r = {}, trace* t = nullptr);
 
   private:

@@ -8,6 +8,8 @@
 #include <string>
 #include <thread>
 
+#include <terse/merge/tome.hpp>
+
 #include "common/safetensors.hpp"
 
 namespace vit {
@@ -37,7 +39,8 @@ void on_threads(unsigned threads, Body const& body) {
 images images::read(std::filesystem::path const& path) {
     auto const file = safetensors::file::read(path);
     auto const& pixels = file.at("images");
-    images result{.labels = file.integers("labels")};
+    images result;
+    result.labels = file.integers("labels");
     auto const count = static_cast<std::int64_t>(result.labels.size());
     if (pixels.type != safetensors::dtype::u8 || pixels.shape.size() != 3 || pixels.shape[0] != count ||
         pixels.shape[1] != pixels.shape[2])
@@ -100,6 +103,34 @@ std::vector<double> milliseconds(model const& m, images const& test, std::span<p
         medians.push_back(times[times.size() / 2]);
     }
     return medians;
+}
+
+ink first_merges(model const& m, images const& test, std::size_t count, terse::index remove) {
+    constexpr int threshold = 32;
+    auto const has_ink = [&](std::span<std::uint8_t const> pixels, terse::index patch) {
+        terse::index const side = m.patch_side, first = (patch / m.grid() * m.image_side + patch % m.grid()) * side;
+        for (terse::index y = 0; y < side; ++y)
+            for (terse::index x = 0; x < side; ++x)
+                if (pixels[static_cast<std::size_t>(first + y * m.image_side + x)] >= threshold) return true;
+        return false;
+    };
+    engine e{m};
+    terse::arena memory;
+    double shown = 0, merged = 0, merged_ink = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        for (terse::index patch = 0; patch < m.patches(); ++patch) shown += has_ink(test[i], patch);
+        memory.rewind();
+        e.begin(test[i], 0);
+        auto const p = terse::merge::tome{.remove = remove, .class_token = true}(e.look().keys, memory).value();
+        for (terse::index row = 0; row < p.kept(); ++row)
+            for (terse::token const source : p.row(row).sources) {
+                if (source == p.anchor[static_cast<std::size_t>(row)]) continue;
+                ++merged;
+                merged_ink += has_ink(test[i], source - 1);
+            }
+    }
+    return {.patches = shown / static_cast<double>(count) / static_cast<double>(m.patches()),
+            .merged = merged_ink / merged};
 }
 
 }  // namespace vit

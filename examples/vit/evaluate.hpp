@@ -35,4 +35,13 @@ struct images {
 [[nodiscard]] std::vector<double> milliseconds(model const& m, images const& test, std::span<policy const> policies,
                                                std::size_t count, int rounds);
 
+/// How many patches show ink, and how many of those that ToMe merges away first.
+struct ink {
+    double patches = 0;
+    double merged = 0;
+};
+
+/// Over the first `count` images, for `remove` merges in the first block.
+[[nodiscard]] ink first_merges(model const& m, images const& test, std::size_t count, terse::index remove = 16);
+
 }  // namespace vit
