@@ -88,7 +88,8 @@ constexpr check checks[] = {
      [](terse::arena& m) { return reduces(terse::prune::divprune{.keep = 9}(tokens_in(), m), 9, m); }},
     {"prune::fastv",
      [](terse::arena& m) {
-         return reduces(terse::prune::fastv{.first = 10, .count = 40, .keep = 9}(whole_prompt(), m), 65, m);
+         return reduces(terse::prune::fastv{.image_start = 10, .image_tokens = 40, .keep = 9}(whole_prompt(), m), 65,
+                        m);
      }},
     {"pool::average",
      [](terse::arena& m) {

@@ -102,7 +102,7 @@ TEMPLATE_LIST_TEST_CASE("NaN never wins, a zero row is similar to nothing", "[si
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
     index const dim = 11;
-    for (float const bad : {nan, infinity, -infinity}) {
+    for (float const bad : {not_a_number, infinity, -infinity}) {
         CAPTURE(bad);
         samples::rows<T> left(40, dim, 6), right(30, dim, 7);
         left(2)[3] = right(0)[dim - 1] = right(17)[0] = static_cast<T>(bad);

@@ -18,7 +18,7 @@ template <class Arch, class T>
 std::vector<float> columns_of(index queries, samples::rows<T> const& query, index keys, samples::rows<T> const& key,
                               index dim, setting s, index wanted) {
     std::vector<float> columns(static_cast<std::size_t>(wanted), 0.25F);
-    std::vector<float> scratch(static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(keys, dim)), nan);
+    std::vector<float> scratch(static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(keys, dim)), not_a_number);
     simd::softmax_columns<Arch>(queries, query.view(), keys, key.view(), dim, s.scale, s.soft_cap, s.visible, columns,
                                 scratch);
     return columns;
@@ -69,7 +69,7 @@ TEMPLATE_LIST_TEST_CASE("fewer columns than keys, many chunks, great logits", "[
 TEMPLATE_LIST_TEST_CASE("a logit that is not finite stays in its place", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
-    for (float const bad : {nan, infinity, -infinity}) {
+    for (float const bad : {not_a_number, infinity, -infinity}) {
         for (float const soft_cap : {0.0F, 3.0F}) {
             for (index const queries : {index{1}, index{20}}) {
                 CAPTURE(bad);
