@@ -103,8 +103,8 @@ template <class T>
 ///
 /// @param in   [heads, tokens, dim]
 /// @param out  [heads, kept, dim], kept at least the largest count of a head; rows past a head's count stay
-/// @return     errc::bad_shape, errc::bad_plan when a plan is not a selection, errc::aliased when `out` overlaps a
-/// block
+/// @return     errc::bad_shape, errc::bad_plan when a plan is not a selection, errc::aliased when `out`
+///             overlaps a block
 /// @complexity O(kept * heads * dim + blocks)
 template <class T, executor Run = serial>
 [[nodiscard]] errc gather(std::type_identity_t<paged_view<T>> in, heads_span<T> out, plans p,

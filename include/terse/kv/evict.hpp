@@ -18,9 +18,8 @@ struct evict {
     index recent = 0;  ///< last slots, always kept; those that the scorer leaves out are kept as well
 
     /// @param input   a layer, or what else `score` reads, with tokens() and kv_heads()
-    /// @return        a selection for each row of scores (one shared by all heads where the scorer gives one row),
-    /// slots
-    ///                ascending; keeps all where the budget reaches the number of slots. errc::bad_budget unless
+    /// @return        a selection for each row of scores (one shared by all heads where the scorer gives one
+    ///                row), slots ascending; keeps all where the budget reaches the number of slots. errc::bad_budget unless
     ///                keep >= 1 and sinks + recent <= keep; the scorer's errors; errc::out_of_memory
     /// @complexity    the scorer's, and O(kv_heads * tokens)
     template <class Input, executor Run = serial>

@@ -25,9 +25,8 @@ struct unshuffle {
     }
 
     /// @param tokens  how many tokens there are: their values do not matter
-    /// @return        a row for each block, in row-major order, its sources in row-major order; a partition. Anchor:
-    /// the
-    ///                token at the block's centre, the lower of two on each axis.
+    /// @return        a row for each block, in row-major order, its sources in row-major order; a partition.
+    ///                Anchor: the token at the block's centre, the lower of two on each axis.
     ///                errc::bad_shape unless the grid has `tokens` tokens, errc::bad_setting unless the factor divides
     ///                it; errc::out_of_memory
     /// @complexity    O(tokens)
