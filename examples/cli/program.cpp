@@ -134,7 +134,6 @@ int check_all(std::vector<std::string> const& paths, std::ostream& out) {
 int program(int argc, char const* const* argv, std::ostream& out, std::ostream& err) {
     CLI::App app{"Makes token sequences shorter: runs any method of the library on safetensors files.", "terse"};
     app.set_version_flag("--version", version());
-    app.require_subcommand(1);
 
     bool as_json = false;
     auto* const list_command = app.add_subcommand("list", "The methods, their parameters and defaults");
@@ -160,7 +159,8 @@ int program(int argc, char const* const* argv, std::ostream& out, std::ostream& 
         app.parse(argc, argv);
         if (list_command->parsed()) return list(as_json, out);
         if (run_command->parsed()) return run_one(options);
-        return check_all(paths, out);
+        if (check_command->parsed()) return check_all(paths, out);
+        throw CLI::RequiredError::Subcommand(1);
     } catch (CLI::ParseError const& e) {
         return app.exit(e, out, err) == ok ? ok : wrong_usage;
     } catch (unknown_method const& e) {
