@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include <terse/core/view.hpp>
+
+namespace llm {
+
+using terse::index;
+using terse::token;
+using matrix = terse::row_major<float>;
+
+/// The keys and values of every layer, [kv_heads, capacity, head_dim] each, and how many tokens each head still holds:
+/// a policy may leave heads with different numbers. Keys are cached rotated, at their original positions.
+class cache {
+  public:
+    cache(index layers, index kv_heads, index head_dim, index capacity);
+
+    /// Position of the next token, whatever was evicted.
+    [[nodiscard]] index position() const { return position_; }
+    [[nodiscard]] index layers() const { return static_cast<index>(layers_.size()); }
+    [[nodiscard]] index held(index layer, index head) const { return at(layer).held[static_cast<std::size_t>(head)]; }
+
+    /// Bytes of the keys and values held.
+    [[nodiscard]] std::size_t bytes() const;
+
+    /// [kv_heads, tokens, head_dim], where `tokens` is what the fullest head holds.
+    [[nodiscard]] terse::heads_view<float> keys(index layer) const { return view(at(layer).keys.data(), layer); }
+    [[nodiscard]] terse::heads_view<float> values(index layer) const { return view(at(layer).values.data(), layer); }
+    [[nodiscard]] terse::heads_span<float> keys(index layer) { return view(at(layer).keys.data(), layer); }
+    [[nodiscard]] terse::heads_span<float> values(index layer) { return view(at(layer).values.data(), layer); }
+
+    /// Puts the rows of `keys` and `values`, [tokens, kv_heads * head_dim], behind what each head holds.
+    /// Throws std::length_error when a head is full.
+    void append(index layer, matrix const& keys, matrix const& values);
+
+    /// Counts `tokens` as read, once every layer has them.
+    void advance(index tokens) { position_ += tokens; }
+
+    /// Only the first `tokens` rows of a head remain.
+    void keep(index layer, index head, index tokens) { at(layer).held[static_cast<std::size_t>(head)] = tokens; }
+
+    /// Takes back the newest token, which every head must still hold, so that it can be read again.
+    void pop();
+
+  private:
+    struct rows {
+        std::vector<float> keys, values;
+        std::vector<index> held;
+    };
+
+    [[nodiscard]] rows& at(index layer) { return layers_[static_cast<std::size_t>(layer)]; }
+    [[nodiscard]] rows const& at(index layer) const { return layers_[static_cast<std::size_t>(layer)]; }
+
+    template <class T>
+    [[nodiscard]] terse::heads_span<T> view(T* data, index layer) const {
+        index tokens = 0;
+        for (index const held : at(layer).held) tokens = std::max(tokens, held);
+        return {data, kv_heads_, tokens, head_dim_, capacity_ * head_dim_, head_dim_};
+    }
+
+    std::vector<rows> layers_;
+    index kv_heads_;
+    index head_dim_;
+    index capacity_;
+    index position_ = 0;
+};
+
+}  // namespace llm

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "evaluate.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <exception>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <numbers>
+#include <stdexcept>
+#include <thread>
+
+#include <nlohmann/json.hpp>
+
+#include <terse/budget/budget.hpp>
+
+namespace llm {
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+double seconds_since(clock::time_point start) { return std::chrono::duration<double>(clock::now() - start).count(); }
+
+std::ifstream open(std::filesystem::path const& path) {
+    std::ifstream in(path, std::ios::binary);
+    if (!in) throw std::runtime_error("cannot read " + path.string());
+    return in;
+}
+
+std::vector<token> bytes_of(std::string_view text) {
+    std::vector<token> tokens;
+    for (char const c : text) tokens.push_back(static_cast<unsigned char>(c));
+    return tokens;
+}
+
+std::vector<token> after(token bos, std::span<token const> tokens) {
+    std::vector<token> all{bos};
+    all.insert(all.end(), tokens.begin(), tokens.end());
+    return all;
+}
+
+index length(auto const& range) { return std::ssize(range); }
+
+/// Calls body(item) for every item of [0, count) on `workers` threads; the first exception is thrown again.
+template <class Body>
+void for_each(index count, index workers, Body const& body) {
+    std::atomic<index> next = 0;
+    std::atomic_flag failed;
+    std::exception_ptr error;
+    {
+        std::vector<std::jthread> threads;
+        for (index w = 0; w < std::min(workers, count); ++w) {
+            threads.emplace_back([&] {
+                try {
+                    for (index item; (item = next++) < count;) body(item);
+                } catch (...) {
+                    if (!failed.test_and_set()) error = std::current_exception();
+                    next = count;
+                }
+            });
+        }
+    }
+    if (error) std::rethrow_exception(error);
+}
+
+double bits(std::span<float const> log_probabilities) {
+    double sum = 0;
+    for (float const p : log_probabilities) sum -= static_cast<double>(p);
+    return sum / std::numbers::ln2;
+}
+
+/// Reads `first` and then what the model itself thinks most probable, of the bytes, `count` times.
+std::vector<token> decode(model const& lm, cache& kv, token first, index count) {
+    constexpr index byte_values = 256;
+    std::vector<token> out;
+    for (token next = first; length(out) < count;) {
+        index best = 0;
+        lm.logits(lm.forward({&next, 1}, kv)).row(0).head(byte_values).maxCoeff(&best);
+        next = static_cast<token>(best);
+        out.push_back(next);
+    }
+    return out;
+}
+
+}  // namespace
+
+index setting::keep(index tokens) const {
+    return terse::budget::ratio{budget, terse::budget::rounding::nearest_even}.count(tokens).value();
+}
+
+std::vector<document> read_documents(std::filesystem::path const& path, token bos) {
+    auto in = open(path);
+    auto const file = nlohmann::json::parse(in);
+    std::vector<document> documents;
+    for (auto const& d : file.at("documents")) {
+        documents.push_back({after(bos, bytes_of(d.at("prompt").get<std::string>())),
+                             bytes_of(d.at("answer").get<std::string>()), d.at("facts").get<index>()});
+    }
+    return documents;
+}
+
+std::vector<token> read_bytes(std::filesystem::path const& path) {
+    auto in = open(path);
+    return bytes_of(std::string(std::istreambuf_iterator<char>(in), {}));
+}
+
+std::vector<passage> read_passages(std::filesystem::path const& path, token bos) {
+    constexpr std::size_t starts = 5, stride = 12000, prompt = 767, continuation = 256;
+    std::vector<token> const text = read_bytes(path);
+    if (text.size() < (starts - 1) * stride + prompt + continuation)
+        throw std::runtime_error(path.string() + " is too short");
+    std::vector<passage> passages;
+    for (std::size_t i = 0; i < starts; ++i) {
+        auto const from = std::span{text}.subspan(i * stride);
+        auto const rest = from.subspan(prompt, continuation);
+        passages.push_back({after(bos, from.first(prompt)), {rest.begin(), rest.end()}});
+    }
+    return passages;
+}
+
+std::vector<float> log_probabilities(model const& lm, matrix const& states, std::span<token const> targets) {
+    constexpr index block_rows = 64;  // a large vocabulary's logits would not fit at once
+    std::vector<float> out;
+    for (index first = 0; first < states.rows(); first += block_rows) {
+        matrix const logits = lm.logits(states.middleRows(first, std::min(block_rows, states.rows() - first)));
+        for (index r = 0; r < logits.rows(); ++r) {
+            token const target = targets[static_cast<std::size_t>(first + r)];
+            if (target < 0 || target >= logits.cols())
+                throw std::out_of_range("token " + std::to_string(target) + " is outside the vocabulary");
+            float const highest = logits.row(r).maxCoeff();
+            float const sum = (logits.row(r).array() - highest).exp().sum();
+            out.push_back(logits(r, target) - highest - std::log(sum));
+        }
+    }
+    return out;
+}
+
+prefilled::prefilled(model const& lm, std::span<token const> prompt, index more)
+    : kv{lm.make_cache(length(prompt) + more)}, last{prompt.back()} {
+    lm.forward(prompt, kv, &queries);
+}
+
+cache prefilled::compressed(policy const& choice, index keep, std::uint32_t seed, terse::arena& memory) const {
+    cache copy = kv;
+    compress(choice, copy, queries, keep, seed, memory);
+    copy.pop();
+    return copy;
+}
+
+double bits_per_byte(model const& lm, std::span<token const> text, index workers, index windows) {
+    index const step = lm.shape().context - 1;
+    index const all = (length(text) + step - 1) / step;
+    index const count = windows == 0 ? all : std::min(windows, all);
+    std::vector<double> sums(static_cast<std::size_t>(count));
+    for_each(count, workers, [&](index w) {
+        auto const from = text.subspan(static_cast<std::size_t>(w * step));
+        auto const window = from.first(std::min(from.size(), static_cast<std::size_t>(step)));
+        cache kv = lm.make_cache(length(window));
+        matrix const states = lm.forward(after(lm.shape().bos, window.first(window.size() - 1)), kv);
+        sums[static_cast<std::size_t>(w)] = bits(log_probabilities(lm, states, window));
+    });
+    double total = 0;
+    for (double const sum : sums) total += sum;
+    return total / static_cast<double>(std::min(count * step, length(text)));
+}
+
+recall& recall::operator+=(recall const& other) {
+    facts = other.facts;
+    documents += other.documents;
+    right += other.right;
+    bytes_before += other.bytes_before;
+    bytes_after += other.bytes_after;
+    compress_seconds += other.compress_seconds;
+    decode_seconds += other.decode_seconds;
+    decoded += other.decoded;
+    return *this;
+}
+
+std::vector<std::vector<recall>> measure_recall(model const& lm, std::span<document const> documents,
+                                                std::span<setting const> settings, index workers) {
+    std::vector<std::vector<recall>> each(documents.size());
+    for_each(length(documents), workers, [&](index i) {
+        document const& d = documents[static_cast<std::size_t>(i)];
+        prefilled const prompt(lm, d.prompt, length(d.answer));
+        terse::arena memory;
+        for (setting const& s : settings) {
+            recall one{.facts = d.facts, .documents = 1, .bytes_before = prompt.kv.bytes()};
+            cache kv = prompt.kv;
+            auto const compressing = clock::now();
+            compress(*s.choice, kv, prompt.queries, s.keep(length(d.prompt)), static_cast<std::uint32_t>(i), memory);
+            one.compress_seconds = seconds_since(compressing);
+            one.bytes_after = kv.bytes();
+
+            kv.pop();
+            auto const decoding = clock::now();
+            std::vector<token> const answer = decode(lm, kv, prompt.last, length(d.answer));
+            one.decode_seconds = seconds_since(decoding);
+            one.decoded = length(answer);
+            one.right = answer == d.answer ? 1 : 0;
+            each[static_cast<std::size_t>(i)].push_back(one);
+        }
+    });
+
+    std::vector<std::vector<recall>> rows;
+    for (std::size_t s = 0; s < settings.size(); ++s) {
+        std::map<index, recall> kinds;
+        for (auto const& one : each) kinds[one[s].facts] += one[s];
+        auto& row = rows.emplace_back();
+        for (auto const& [facts, sum] : kinds) row.push_back(sum);
+    }
+    return rows;
+}
+
+std::vector<prose> measure_prose(model const& lm, std::span<passage const> passages, std::span<setting const> settings,
+                                 index workers) {
+    constexpr std::size_t opening = 64;
+    std::vector<std::vector<prose>> each(passages.size());
+    for_each(length(passages), workers, [&](index i) {
+        passage const& p = passages[static_cast<std::size_t>(i)];
+        prefilled const prompt(lm, p.prompt, length(p.continuation));
+        std::vector<token> const rest = after(prompt.last, std::span{p.continuation}.first(p.continuation.size() - 1));
+        terse::arena memory;
+        for (setting const& s : settings) {
+            cache kv = prompt.compressed(*s.choice, s.keep(length(p.prompt)), static_cast<std::uint32_t>(i), memory);
+            auto const found = log_probabilities(lm, lm.forward(rest, kv), p.continuation);
+            each[static_cast<std::size_t>(i)].push_back({bits(found), bits(std::span{found}.first(opening))});
+        }
+    });
+
+    std::vector<prose> means(settings.size());
+    std::size_t bytes = 0;
+    for (passage const& p : passages) bytes += p.continuation.size();
+    for (std::size_t s = 0; s < settings.size(); ++s) {
+        for (auto const& one : each) {
+            means[s].all += one[s].all / static_cast<double>(bytes);
+            means[s].opening += one[s].opening / static_cast<double>(opening * passages.size());
+        }
+    }
+    return means;
+}
+
+std::vector<float> judge(model const& lm, std::span<token const> tokens, index length, index prefix,
+                         policy const& choice, index keep, index workers) {
+    if (prefix < 1 || prefix >= length) throw std::invalid_argument("the prefix must be 1 to length - 1 tokens");
+    if (keep < 1) throw std::invalid_argument("at least one token must be kept");
+    auto const each = static_cast<std::size_t>(length), head = static_cast<std::size_t>(prefix), rest = each - head;
+    index const sequences = std::ssize(tokens) / length;
+    std::vector<float> out(static_cast<std::size_t>(sequences) * rest);
+    for_each(sequences, workers, [&](index i) {
+        auto const at = static_cast<std::size_t>(i);
+        auto const sequence = tokens.subspan(at * each, each);
+        prefilled const prompt(lm, sequence.first(head), std::ssize(sequence) - prefix);
+        terse::arena memory;
+        cache kv = prompt.compressed(choice, keep, static_cast<std::uint32_t>(i), memory);
+        auto const found =
+            log_probabilities(lm, lm.forward(sequence.subspan(head - 1, rest), kv), sequence.subspan(head));
+        std::copy(found.begin(), found.end(), out.begin() + static_cast<std::ptrdiff_t>(at * rest));
+    });
+    return out;
+}
+
+}  // namespace llm
