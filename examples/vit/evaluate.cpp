@@ -106,12 +106,11 @@ std::vector<double> milliseconds(model const& m, images const& test, std::span<p
 }
 
 ink first_merges(model const& m, images const& test, std::size_t count, terse::index remove) {
-    constexpr int threshold = 32;
     auto const has_ink = [&](std::span<std::uint8_t const> pixels, terse::index patch) {
         terse::index const side = m.patch_side, first = (patch / m.grid() * m.image_side + patch % m.grid()) * side;
         for (terse::index y = 0; y < side; ++y)
             for (terse::index x = 0; x < side; ++x)
-                if (pixels[static_cast<std::size_t>(first + y * m.image_side + x)] >= threshold) return true;
+                if (pixels[static_cast<std::size_t>(first + y * m.image_side + x)] != 0) return true;
         return false;
     };
     engine e{m};

@@ -42,6 +42,6 @@ struct ink {
 };
 
 /// Over the first `count` images, for `remove` merges in the first block.
-[[nodiscard]] ink first_merges(model const& m, images const& test, std::size_t count, terse::index remove = 16);
+[[nodiscard]] ink first_merges(model const& m, images const& test, std::size_t count, terse::index remove = 8);
 
 }  // namespace vit
