@@ -113,6 +113,7 @@ void softmax_columns(index queries, Query query, index keys, Key key, index dim,
     constexpr index width = panel_width<Arch>, group = softmax_group<Arch>, step = lanes<Arch>;
     constexpr index chunk_size = chunk_rows<Arch>;
     constexpr float lowest = std::numeric_limits<float>::lowest();
+    constexpr bool in_place = std::same_as<std::remove_cvref_t<decltype(*key(0))>, float>;
     base2_logits<Arch> const logits{scale, soft_cap};
     float* const panels = align(scratch);
     float* const highest = panels + group * dim;  // [group]: the maximum so far, of the chunk before, and the sum
@@ -142,12 +143,19 @@ void softmax_columns(index queries, Query query, index keys, Key key, index dim,
             bool const masked = chunk + chunk_count > seen_by_all;
             std::array<float const*, static_cast<std::size_t>(chunk_size)> rows;
             float_rows<Arch>(chunk, chunk_count, key, dim, converted, rows.data());
+            std::array<float const*, static_cast<std::size_t>(chunk_size)> next{};
+            if constexpr (in_place) {
+                for (index r = 0; r < chunk_size; ++r) {
+                    next[static_cast<std::size_t>(r)] = key(std::min(chunk + chunk_size + r, keys - 1));
+                }
+            }
             std::copy_n(highest, group, before);
             for (index p = 0; p < count; p += width) {
                 for (index block = 0; block < chunk_count; block += tile_rows<Arch>) {
                     index const j = chunk + block;
                     auto const keep = [&](auto R, auto V) noexcept {
-                        auto const products = multiply<Arch, R, V>(rows.data() + block, panels + p * dim, dim);
+                        float const* const* const ahead = in_place && p == 0 ? next.data() + block : nullptr;
+                        auto const products = multiply<Arch, R, V>(rows.data() + block, panels + p * dim, dim, ahead);
                         unroll<V>([&](auto v) {
                             index const lane = p + v * step;
                             auto top = batch::load_aligned(highest + lane);
