@@ -122,16 +122,12 @@ struct rank_range {
 };
 
 /// A range that holds the k-th highest of `from`, most likely: found in a sample. Exact when there are few.
-/// @complexity constant
+/// @complexity O(n), of a sample of sqrt(n) against itself; no more than of 256
 template <class Arch, class Source>
 [[nodiscard]] rank_range sample(std::span<Source const> from, index k) noexcept {
     constexpr index most = 256;
-    index const n = std::ssize(from),
-                m = std::min<index>(n, n < 1024    ? 32
-                                       : n < 8192  ? 64
-                                       : n < 65536 ? 128
-                                                   : most),
-                step = n / m;
+    index const n = std::ssize(from), root = static_cast<index>(std::sqrt(static_cast<float>(n)));
+    index const m = std::min(n, std::clamp<index>(root, 32, most)), step = n / m;
     std::array<std::int32_t, most> taken;
     taken.fill(rank_range{}.low);
     for (index i = 0; i < m; ++i) taken[static_cast<std::size_t>(i)] = rank(from[static_cast<std::size_t>(i * step)]);
