@@ -55,7 +55,7 @@ TEST_CASE("divprune by hand", "[prune][divprune]") {
 }
 
 TEST_CASE("divprune keeps the same tokens in either order, on any number of threads", "[prune][divprune]") {
-    auto const x = terse::test::clustered_tokens(150, 33, 12, 9);
+    auto const x = terse::test::clustered_tokens(500, 65, 12, 9);
     arena memory;
     auto const sorted = divprune{.keep = 40}(x.view(), memory);
     auto const ordered = divprune{.keep = 40, .pick_order = true}(x.view(), memory);
