@@ -54,7 +54,10 @@ double axis::share(double value) const {
 }
 
 std::string draw(line_chart const& chart) {
-    constexpr double left = 40, right = 168, top = 48, bottom = 42, gap = 15;
+    constexpr double left = 40, top = 48, bottom = 42, gap = 15;
+    std::size_t longest = 0;
+    for (series const& line : chart.lines) longest = std::max(longest, line.name.size());
+    double const right = 80 + 7.2 * static_cast<double>(longest);
     double const inner = chart.width - left - right, depth = chart.height - top - bottom;
     auto const x = [&](double value) { return left + inner * chart.x.share(value); };
     auto const y = [&](double value) { return top + depth * (1 - chart.y.share(value)); };

@@ -6,6 +6,7 @@
 
 #include <unsupported/Eigen/SpecialFunctions>
 
+#include <terse/merge/tome.hpp>
 #include <terse/move/apply.hpp>
 
 #include "common/safetensors.hpp"
@@ -43,6 +44,10 @@ class reader {
   private:
     safetensors::file file_;
 };
+
+void check(terse::errc error) {
+    if (error != terse::errc::ok) throw terse::bad_result{error};
+}
 
 template <class In, class Out>
 void normalise(In const& in, layer_norm const& n, float epsilon, Out&& out) {
@@ -164,7 +169,8 @@ void engine::attend(bool proportional) {
     normalise(x, b.norm1, weights_.epsilon, normalised_.topRows(n));
     project(normalised_.topRows(n), b.qkv, qkv);
 
-    if (proportional) log_sizes_.head(n) = now_.sizes.head(n).log();
+    auto const count = static_cast<std::size_t>(n);
+    if (proportional) check(terse::merge::log_sizes({now_.sizes.data(), count}, {log_sizes_.data(), count}));
     now_.attention.setZero();
     now_.keys.setZero();
     for (index h = 0; h < weights_.heads; ++h) {
@@ -197,9 +203,6 @@ site engine::look() const noexcept {
 }
 
 void engine::reduce(reduction const& r, trace* t) {
-    auto const check = [](terse::errc error) {
-        if (error != terse::errc::ok) throw terse::bad_result{error};
-    };
     memory_.rewind();
     site const s = look();
     terse::plan const p = r.decide(s, memory_).value();

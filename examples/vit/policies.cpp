@@ -67,7 +67,8 @@ policy divprune(index keep) {
 policy average(index rows, index columns) {
     auto const decide = [rows, columns](site const& s, arena& memory) {
         return of_patches(s, memory, [&](auto const& patches) {
-            return terse::pool::average{.grid = {s.grid, s.grid}, .kernel = {rows, columns}}(patches, memory);
+            return terse::pool::average{.grid = {.rows = s.grid, .columns = s.grid},
+                                        .kernel = {.rows = rows, .columns = columns}}(patches, memory);
         });
     };
     return {"average", "cells of " + std::to_string(rows) + " x " + std::to_string(columns), {decide, once}};
