@@ -7,7 +7,7 @@
 #include <terse/simd/nearest.hpp>
 #include <terse/simd/scalar.hpp>
 
-#include "simd/measure.hpp"
+#include "measure.hpp"
 
 namespace terse::bench {
 

@@ -5,7 +5,7 @@
 #include <terse/simd/scalar.hpp>
 #include <terse/simd/softmax_columns.hpp>
 
-#include "simd/measure.hpp"
+#include "measure.hpp"
 
 namespace terse::bench {
 namespace {

@@ -1,9 +1,10 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <random>
-#include <string>
 #include <vector>
 
 #include <benchmark/benchmark.h>
@@ -43,14 +44,20 @@ inline void count_flops(benchmark::State& state, double flops) {
     state.counters["percent_of_peak"] = Counter(100 * flops / peak_flops(), Counter::kIsIterationInvariantRate);
 }
 
-/// [rows, dim], uniform in [-1, 1): several of them, so that a run does not learn one input.
+/// Uniform on [-1, 1), the same on every machine.
 template <class T = float>
-std::vector<std::vector<T>> random_inputs(index rows, index dim, std::size_t count = 4) {
-    std::mt19937 bits(1);
-    std::vector<std::vector<T>> inputs(count, std::vector<T>(static_cast<std::size_t>(rows * dim)));
-    for (auto& input : inputs) {
-        for (T& x : input) x = static_cast<T>(static_cast<float>(bits() >> 8) * 0x1p-23F - 1.0F);
-    }
+std::vector<T> random_values(index count, unsigned seed) {
+    std::mt19937 bits(seed);
+    std::vector<T> values(static_cast<std::size_t>(count));
+    for (T& x : values) x = static_cast<T>(static_cast<float>(bits() >> 8) * 0x1p-23F - 1.0F);
+    return values;
+}
+
+/// [rows, dim], several times, so that a run does not learn one input.
+template <class T = float>
+std::vector<std::vector<T>> random_inputs(index rows, index dim, unsigned count = 4) {
+    std::vector<std::vector<T>> inputs;
+    for (unsigned seed = 0; seed < count; ++seed) inputs.push_back(random_values<T>(rows * dim, seed));
     return inputs;
 }
 
