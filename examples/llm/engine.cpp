@@ -8,8 +8,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "common/safetensors.hpp"
-
 namespace llm {
 namespace {
 
@@ -93,8 +91,7 @@ matrix swiglu(matrix const& x, matrix const& y) {
 
 }  // namespace
 
-model model::read(std::filesystem::path const& path) {
-    file const source = file::read(path);
+model model::read(file const& source) {
     model m;
     m.shape_ = read_shape(source);
     llm::shape const& s = m.shape_;

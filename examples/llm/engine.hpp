@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <filesystem>
 #include <span>
 #include <vector>
 
 #include "cache.hpp"
+#include "common/safetensors.hpp"
 
 namespace llm {
 
@@ -30,7 +30,7 @@ class model {
     /// Reads tensors by their Hugging Face names, of any float type, matrices [out, in]; the output is
     /// `lm_head.weight`, or the embedding where the file has none.
     /// Throws std::runtime_error when the metadata or a tensor is missing, malformed or of another architecture.
-    static model read(std::filesystem::path const& path);
+    static model read(safetensors::file const& source);
 
     [[nodiscard]] llm::shape const& shape() const { return shape_; }
 

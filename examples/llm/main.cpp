@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -130,6 +131,9 @@ void print(json const& r) {
 ///             1 + i is byte i of the text
 void demonstrate(llm::model const& lm, options const& given) {
     token const bos = lm.shape().bos;
+    if (lm.shape().vocabulary < 257 || bos < 0 || lm.shape().context < 1024)
+        throw std::invalid_argument(
+            "the bundled documents need a model of bytes with 'bos_id' and a 'max_seq_len' of 1024");
     json const files = held_out(lm, given);
 
     auto const documents = llm::read_documents(given.data / "recall-docs.json", bos);
@@ -169,10 +173,10 @@ void demonstrate(llm::model const& lm, options const& given) {
 /// `--keep`: a count of tokens, or with a point a fraction of the prefix.
 index parse_keep(std::string const& text, llm::policy const& choice, index prefix) {
     if (text.empty()) return prefix;
-    std::size_t used = 0;
-    double const value = std::stod(text, &used);
+    double value = 0;
+    auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     bool const fraction = text.find('.') != std::string::npos;
-    if (used != text.size() || !(value > 0) || (fraction && value > 1))
+    if (error != std::errc{} || end != text.data() + text.size() || !(value > 0) || (fraction && value > 1))
         throw std::invalid_argument("--keep must be a number of tokens, or a fraction such as 0.25");
     if (fraction) return llm::setting{&choice, value}.keep(prefix);
     return static_cast<index>(std::min(value, static_cast<double>(prefix)));
@@ -220,7 +224,9 @@ int main(int argc, char** argv) {
     auto* const own = app.add_option("--tokens", given.tokens, "safetensors: 'tokens', integers [sequences, length]");
     app.add_option("--prefix", given.prefix, "tokens of each sequence that are read before the cache is compressed")
         ->needs(own);
-    app.add_option("--policy", given.policy, "see the table")->needs(own)->capture_default_str();
+    std::vector<std::string> names;
+    for (llm::policy const& p : llm::policies()) names.emplace_back(p.name);
+    app.add_option("--policy", given.policy)->needs(own)->check(CLI::IsMember(names))->capture_default_str();
     app.add_option("--keep", given.keep, "tokens that each head keeps, or with a point a fraction (default: all)")
         ->needs(own);
     app.add_option("-o,--output", given.output, "receives 'logprobs', F32 [sequences, length - prefix]")
@@ -228,7 +234,8 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     CLI11_PARSE(app, argc, argv);
     try {
-        auto const lm = llm::model::read(given.model.empty() ? given.data / "lm.safetensors" : given.model);
+        auto const lm = llm::model::read(
+            safetensors::file::read(given.model.empty() ? given.data / "lm.safetensors" : given.model));
         given.tokens.empty() ? demonstrate(lm, given) : judge(lm, given);
     } catch (std::exception const& error) {
         std::fprintf(stderr, "llm: %s\n", error.what());
