@@ -150,8 +150,8 @@ template <class Arch, class Source>
         }
         unroll<4>([&](auto v) {
             auto const reached = ints<Arch>(static_cast<std::int32_t>(m)) - beaten[v];
-            highs = xsimd::max(highs, xsimd::select(reached < ints<Arch>(above), highs, x[v]));
-            lows = xsimd::max(lows, xsimd::select(reached < ints<Arch>(below), lows, x[v]));
+            highs = xsimd::select((x[v] > highs) && (reached > ints<Arch>(above - 1)), x[v], highs);
+            lows = xsimd::select((x[v] > lows) && (reached > ints<Arch>(below - 1)), x[v], lows);
         });
     }
     rank_range found;
