@@ -27,6 +27,9 @@ using floats = xsimd::batch<float, Arch>;
 template <class Arch>
 using ints = xsimd::batch<std::int32_t, Arch>;
 
+// Kernels whose inner loops are lambdas carry [[gnu::flatten]]: past a size of the translation unit gcc stops inlining
+// them, and a tile whose sums go through memory runs at a fifth of its speed.
+
 /// How many floats a register holds.
 template <class Arch>
 inline constexpr index lanes = static_cast<index>(floats<Arch>::size);

@@ -8,7 +8,7 @@ namespace terse::simd {
 /// The sum of term(i) over blocks of lanes: term(load, i) gets a loader that is whole or partial. Four sums hide the
 /// latency of fma.
 template <class Arch, class Step>
-[[nodiscard]] float reduce(index n, Step step) noexcept {
+[[nodiscard, gnu::flatten]] float reduce(index n, Step step) noexcept {
     constexpr index width = lanes<Arch>;
     auto const whole = [](auto const* p) noexcept { return load<Arch>(p); };
     std::array<floats<Arch>, 4> sums;
@@ -47,7 +47,7 @@ template <class Arch = default_arch, real T>
 
 /// The products of x with rows first, first + 1, ..., a row a lane; lanes from `count` - first on repeat the last row.
 template <class Arch = default_arch, class Row, real T>
-[[nodiscard]] floats<Arch> dot_rows(index first, index count, Row row, T const* x, index n) noexcept {
+[[nodiscard, gnu::flatten]] floats<Arch> dot_rows(index first, index count, Row row, T const* x, index n) noexcept {
     constexpr index width = lanes<Arch>;
     std::array<decltype(row(first)), floats<Arch>::size> rows;
     std::array<floats<Arch>, floats<Arch>::size> sums;

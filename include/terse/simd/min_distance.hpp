@@ -20,8 +20,8 @@ namespace terse::simd {
 ///                  every entry is -infinity
 /// @complexity      O(count * dim), one pass; no allocation
 template <class Arch = default_arch, class Row>
-[[nodiscard]] index min_distance(index count, Row row, std::span<float const> inverse, index pick, index dim,
-                                 std::span<float> distance) noexcept {
+[[nodiscard, gnu::flatten]] index min_distance(index count, Row row, std::span<float const> inverse, index pick,
+                                               index dim, std::span<float> distance) noexcept {
     using batch = floats<Arch>;
     constexpr float picked = -std::numeric_limits<float>::infinity();
     auto const* const from = row(pick);

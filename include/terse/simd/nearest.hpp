@@ -45,9 +45,9 @@ template <class Arch = default_arch>
 /// @tparam ExcludeSelf  left and right are the same rows, and a row is not its own partner
 /// @complexity          O(rows * right_count * dim); no allocation, and no matrix of similarities
 template <class Arch = default_arch, bool ExcludeSelf = false, class Left, class Right>
-void nearest(index left_begin, index left_end, Left left, std::span<float const> left_inverse, index right_count,
-             Right right, std::span<float const> right_inverse, index dim, std::span<float> best,
-             std::span<token> partner, std::span<float> scratch) noexcept {
+[[gnu::flatten]] void nearest(index left_begin, index left_end, Left left, std::span<float const> left_inverse,
+                              index right_count, Right right, std::span<float const> right_inverse, index dim,
+                              std::span<float> best, std::span<token> partner, std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
     constexpr index width = panel_width<Arch>;
     constexpr float nothing = -std::numeric_limits<float>::infinity();

@@ -19,7 +19,7 @@ namespace terse::simd {
 /// to[i] = from[i] for i < count, in whole registers: for rows of some hundred bytes, where a call of memcpy shows.
 /// @pre the two do not overlap
 template <class Arch = default_arch, class T>
-void copy_row(T const* from, T* to, index count) noexcept {
+[[gnu::flatten]] void copy_row(T const* from, T* to, index count) noexcept {
     static_assert(std::is_trivially_copyable_v<T>);
     using bytes = xsimd::batch<std::uint8_t, Arch>;
     constexpr auto width = static_cast<index>(bytes::size);
@@ -103,8 +103,8 @@ void for_blocks(index dim, Body const& body) noexcept {
 /// rounded once. Empty `weights`: all ones. No sources: zeros.
 /// @pre out is not one of the rows
 template <class Arch = default_arch, real T>
-void sum_rows(T const* in, index stride, std::span<token const> sources, std::span<float const> weights, float divisor,
-              T* out, index dim) noexcept {
+[[gnu::flatten]] void sum_rows(T const* in, index stride, std::span<token const> sources,
+                               std::span<float const> weights, float divisor, T* out, index dim) noexcept {
     if (dim < lanes<Arch>) return scalar::sum_rows(in, stride, sources, weights, divisor, out, dim);
     for_blocks<Arch>(dim, [&](auto registers, index first) {
         std::array<floats<Arch>, registers> sum;
@@ -122,7 +122,7 @@ void sum_rows(T const* in, index stride, std::span<token const> sources, std::sp
 /// out = the largest of each channel over rows `sources` of `in`; NaN if one is. No sources: zeros.
 /// @pre out is not one of the rows
 template <class Arch = default_arch, real T>
-void max_rows(T const* in, index stride, std::span<token const> sources, T* out, index dim) noexcept {
+[[gnu::flatten]] void max_rows(T const* in, index stride, std::span<token const> sources, T* out, index dim) noexcept {
     if (dim < lanes<Arch> || sources.empty()) return scalar::max_rows(in, stride, sources, out, dim);
     for_blocks<Arch>(dim, [&](auto registers, index first) {
         std::array<floats<Arch>, registers> most;

@@ -7,6 +7,7 @@
 #include <terse/simd/batch.hpp>
 #include <terse/simd/dot.hpp>
 #include <terse/simd/exp2.hpp>
+#include <terse/simd/rows.hpp>
 #include <terse/simd/tile.hpp>
 
 namespace terse::simd {
@@ -107,13 +108,13 @@ void add_weighted_rows(index count, float const* rows, index group, std::span<fl
 /// @param scratch     at least softmax_columns_scratch(keys, dim)
 /// @complexity        O(queries * keys * dim); no allocation
 template <class Arch = default_arch, class Query, class Key>
-void softmax_columns(index queries, Query query, index keys, Key key, index dim, float scale, float soft_cap,
-                     index visible, std::span<float> columns, std::span<float> scratch) noexcept {
+[[gnu::flatten]] void softmax_columns(index queries, Query query, index keys, Key key, index dim, float scale,
+                                      float soft_cap, index visible, std::span<float> columns,
+                                      std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
     constexpr index width = panel_width<Arch>, group = softmax_group<Arch>, step = lanes<Arch>;
     constexpr index chunk_size = chunk_rows<Arch>;
     constexpr float lowest = std::numeric_limits<float>::lowest();
-    constexpr bool in_place = std::same_as<std::remove_cvref_t<decltype(*key(0))>, float>;
     base2_logits<Arch> const logits{scale, soft_cap};
     float* const panels = align(scratch);
     float* const highest = panels + group * dim;  // [group]: the maximum so far, of the chunk before, and the sum
@@ -143,19 +144,16 @@ void softmax_columns(index queries, Query query, index keys, Key key, index dim,
             bool const masked = chunk + chunk_count > seen_by_all;
             std::array<float const*, static_cast<std::size_t>(chunk_size)> rows;
             float_rows<Arch>(chunk, chunk_count, key, dim, converted, rows.data());
-            std::array<float const*, static_cast<std::size_t>(chunk_size)> next{};
-            if constexpr (in_place) {
-                for (index r = 0; r < chunk_size; ++r) {
-                    next[static_cast<std::size_t>(r)] = key(std::min(chunk + chunk_size + r, keys - 1));
-                }
-            }
             std::copy_n(highest, group, before);
             for (index p = 0; p < count; p += width) {
                 for (index block = 0; block < chunk_count; block += tile_rows<Arch>) {
                     index const j = chunk + block;
                     auto const keep = [&](auto R, auto V) noexcept {
-                        float const* const* const ahead = in_place && p == 0 ? next.data() + block : nullptr;
-                        auto const products = multiply<Arch, R, V>(rows.data() + block, panels + p * dim, dim, ahead);
+                        if (p == 0) {
+                            for (index r = 0; r < R; ++r)
+                                prefetch_row(key(std::min(j + r + chunk_size, keys - 1)), dim);
+                        }
+                        auto const products = multiply<Arch, R, V>(rows.data() + block, panels + p * dim, dim);
                         unroll<V>([&](auto v) {
                             index const lane = p + v * step;
                             auto top = batch::load_aligned(highest + lane);

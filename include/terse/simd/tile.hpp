@@ -79,30 +79,21 @@ void float_rows(index first, index count, Row row, index dim, float* converted, 
 }
 
 /// The products of R rows with a panel of V vectors.
-/// @param ahead  R rows to bring into the cache meanwhile, or nullptr: a product walks R rows at once, which hardware
-///               does not take for a stream
 template <class Arch, int R, int V>
-[[nodiscard]] tile<Arch, R, V> multiply(float const* const* rows, float const* panel, index dim,
-                                        float const* const* ahead = nullptr) noexcept {
-    constexpr index line = 64 / sizeof(float);
+[[nodiscard]] tile<Arch, R, V> multiply(float const* const* rows, float const* panel, index dim) noexcept {
     std::array<float const*, R> from;
     tile<Arch, R, V> sums;
     unroll<R>([&](auto r) {
         from[r] = rows[r];
         unroll<V>([&](auto v) { sums[r][v] = floats<Arch>(0.0F); });
     });
-    for (index k = 0; k < dim;) {
-        if (ahead != nullptr) {
-            for (index r = 0; r < R; ++r) __builtin_prefetch(ahead[r] + k);
-        }
-        for (index const end = std::min(dim, k + line); k < end; ++k, panel += V * lanes<Arch>) {
-            std::array<floats<Arch>, V> right;
-            unroll<V>([&](auto v) { right[v] = floats<Arch>::load_aligned(panel + v * lanes<Arch>); });
-            unroll<R>([&](auto r) {
-                floats<Arch> const left(from[r][k]);
-                unroll<V>([&](auto v) { sums[r][v] = fma<Arch>(left, right[v], sums[r][v]); });
-            });
-        }
+    for (index k = 0; k < dim; ++k, panel += V * lanes<Arch>) {
+        std::array<floats<Arch>, V> right;
+        unroll<V>([&](auto v) { right[v] = floats<Arch>::load_aligned(panel + v * lanes<Arch>); });
+        unroll<R>([&](auto r) {
+            floats<Arch> const left(from[r][k]);
+            unroll<V>([&](auto v) { sums[r][v] = fma<Arch>(left, right[v], sums[r][v]); });
+        });
     }
     return sums;
 }

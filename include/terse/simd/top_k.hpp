@@ -124,7 +124,7 @@ struct rank_range {
 /// A range that holds the k-th highest of `from`, most likely: found in a sample. Exact when there are few.
 /// @complexity O(n), of a sample of sqrt(n) against itself; no more than of 256
 template <class Arch, class Source>
-[[nodiscard]] rank_range sample(std::span<Source const> from, index k) noexcept {
+[[nodiscard, gnu::flatten]] rank_range sample(std::span<Source const> from, index k) noexcept {
     constexpr index most = 256;
     index const n = std::ssize(from), root = static_cast<index>(std::sqrt(static_cast<float>(n)));
     index const m = std::min(n, std::clamp<index>(root, 32, most)), step = n / m;
@@ -296,7 +296,7 @@ void top_k(std::span<float const> scores, std::span<token> kept, token first,
 /// Position of the highest of `scores` in top_k's order (Lowest: of the lowest, so that NaN comes first); of equal ones
 /// the first; -1 when there are none.
 template <bool Lowest, class Arch>
-[[nodiscard]] index arg_extreme(std::span<float const> scores) noexcept {
+[[nodiscard, gnu::flatten]] index arg_extreme(std::span<float const> scores) noexcept {
     constexpr std::size_t width = ints<Arch>::size;
     std::size_t const whole = scores.size() - scores.size() % width;
     index found = -1;
