@@ -146,6 +146,7 @@ template <class Call>
 void require_exact_peak(Call const& call) {
     arena growing;
     REQUIRE(call(growing));
+    REQUIRE(growing.used() > 0);  // what it returns stays
     std::size_t const peak = growing.peak();
 
     fixed_memory enough{peak};

@@ -43,8 +43,8 @@ TEST_CASE("a share of the tokens, rounded as published codes do", "[budget]") {
 }
 
 TEST_CASE("a share that is none", "[budget]") {
-    for (double keep :
-         {0.0, -0.5, 1.0001, static_cast<double>(terse::test::not_a_number), static_cast<double>(terse::test::infinity)}) {
+    for (double keep : {0.0, -0.5, 1.0001, static_cast<double>(terse::test::not_a_number),
+                        static_cast<double>(terse::test::infinity)}) {
         CAPTURE(keep);
         CHECK(ratio{keep}.count(10).error() == errc::bad_budget);
     }

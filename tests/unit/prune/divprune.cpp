@@ -29,6 +29,7 @@ TEST_CASE("divprune by hand", "[prune][divprune]") {
         {"the first pick", {.keep = 1}, 7, errc::ok, {2}},
         {"all", {.keep = 7}, 7, errc::ok, {0, 1, 2, 3, 4, 5, 6}},
         {"more than all", {.keep = 100}, 7, errc::ok, {0, 1, 2, 3, 4, 5, 6}},
+        {"all in order", {.keep = 7, .pick_order = true}, 7, errc::ok, {2, 4, 3, 0, 6, 1, 5}},
         {"all of two in order", {.keep = 9, .pick_order = true}, 2, errc::ok, {0, 1}},
         {"of one", {.keep = 1}, 1, errc::ok, {0}},
         {"of one in order", {.keep = 1, .pick_order = true}, 1, errc::ok, {0}},
