@@ -192,9 +192,8 @@ std::string slots_picture(json const& document) {
                 for (std::size_t i = 0; i < slots.size();) {
                     std::size_t j = i + 1;
                     while (j < slots.size() && slots[j] == slots[j - 1] + 1) ++j;
-                    marks += "M" + number(left + token * slots[i]) + " " + number(at) + "h" +
-                             number(token * static_cast<double>(j - i)) + "v" + number(row - 1) + "h-" +
-                             number(token * static_cast<double>(j - i)) + "z";
+                    double const run = token * static_cast<double>(j - i);
+                    marks += join("M", left + token * slots[i], " ", at, "h", run, "v", row - 1, "h", -run, "z");
                     i = j;
                 }
                 at += row;

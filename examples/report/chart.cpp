@@ -83,14 +83,13 @@ std::string draw(line_chart const& chart) {
         series const& line = chart.lines[i];
         s.open("class=\"series\" " + colour(line.style));
         std::string way;
-        for (point const& p : line.points) way += (way.empty() ? "M" : " L") + number(x(p.x)) + " " + number(y(p.y));
+        for (point const& p : line.points) way += join(way.empty() ? "M" : " L", x(p.x), " ", y(p.y));
         std::string const dash = line.style.dash.empty() ? "" : " stroke-dasharray=\"" + line.style.dash + "\"";
         s.path(way, "class=\"line\"" + dash);
         for (point const& p : line.points) s.circle(x(p.x), y(p.y), 3.5, "class=\"dot\"", p.tip);
         double const end = x(line.points.back().x), edge = left + inner;
-        s.path("M" + number(end + 6) + " " + number(ends[i]) + " L" + number(edge + 10) + " " + number(labels[i]),
-               "class=\"leader\"");
-        s.path("M" + number(edge + 12) + " " + number(labels[i]) + " h16", "class=\"line\"" + dash);
+        s.path(join("M", end + 6, " ", ends[i], " L", edge + 10, " ", labels[i]), "class=\"leader\"");
+        s.path(join("M", edge + 12, " ", labels[i], " h16"), "class=\"line\"" + dash);
         s.text(edge + 33, labels[i] + 4, line.name, "class=\"name\"");
         s.text(chart.width, labels[i] + 4, fixed(line.points.back().y, chart.decimals),
                "class=\"value\" text-anchor=\"end\"");

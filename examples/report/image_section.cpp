@@ -107,16 +107,16 @@ std::string borders(std::vector<int> const& owner, int grid, double x, double y,
     std::map<int, int> size;
     for (int const o : owner) ++size[o];
     std::string way;
-    auto const edge = [&](int a, int b, double dx, double dy, char direction) {
+    auto const edge = [&](int a, int b, double dx, double dy, char const* direction) {
         int const p = owner[static_cast<std::size_t>(a)], q = owner[static_cast<std::size_t>(b)];
         if (p == q || (size[p] < 2 && size[q] < 2)) return;
-        way += "M" + number(x + dx * patch) + " " + number(y + dy * patch) + direction + number(patch);
+        way += join("M", x + dx * patch, " ", y + dy * patch, direction, patch);
     };
     for (int r = 0; r < grid; ++r)
         for (int c = 0; c < grid; ++c) {
             int const p = r * grid + c;
-            if (c + 1 < grid) edge(p, p + 1, c + 1, r, 'v');
-            if (r + 1 < grid) edge(p, p + grid, c, r + 1, 'h');
+            if (c + 1 < grid) edge(p, p + 1, c + 1, r, "v");
+            if (r + 1 < grid) edge(p, p + grid, c, r + 1, "h");
         }
     return way;
 }

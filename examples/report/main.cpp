@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
         std::ofstream out{output, std::ios::binary};
         out << page;
         if (!out.flush()) throw std::runtime_error("cannot write " + output.string());
-        std::printf("%s\n", std::filesystem::absolute(output).c_str());
+        std::printf("The report: %s\n", std::filesystem::absolute(output).c_str());
     } catch (std::exception const& e) {
         std::fprintf(stderr, "report: %s\n", e.what());
         return 1;

@@ -4,14 +4,6 @@
 #include <cstdio>
 
 namespace report {
-namespace {
-
-std::string with_tip(std::string_view element, std::string_view tip) {
-    if (tip.empty()) return "/>\n";
-    return "><title>" + escape(tip) + "</title></" + std::string{element} + ">\n";
-}
-
-}  // namespace
 
 std::string escape(std::string_view text) {
     std::string result;
@@ -51,11 +43,10 @@ std::string number(double value, int decimals) {
 }
 
 svg::svg(double width, double height, std::string_view label)
-    : body_{"<svg viewBox=\"0 0 " + number(width) + " " + number(height) + "\" role=\"img\" aria-label=\"" +
-            escape(label) + "\">\n"} {}
+    : body_{join("<svg viewBox=\"0 0 ", width, " ", height, "\" role=\"img\" aria-label=\"", escape(label), "\">\n")} {}
 
 svg& svg::open(std::string_view group_attributes) {
-    body_ += "<g " + std::string{group_attributes} + ">\n";
+    body_ += join("<g ", group_attributes, ">\n");
     return *this;
 }
 
@@ -65,37 +56,34 @@ svg& svg::close() {
 }
 
 svg& svg::line(double x1, double y1, double x2, double y2, std::string_view style) {
-    body_ += "<line x1=\"" + number(x1) + "\" y1=\"" + number(y1) + "\" x2=\"" + number(x2) + "\" y2=\"" + number(y2) +
-             "\" " + std::string{style} + "/>\n";
+    body_ += join("<line x1=\"", x1, "\" y1=\"", y1, "\" x2=\"", x2, "\" y2=\"", y2, "\" ", style, "/>\n");
     return *this;
 }
 
-svg& svg::rect(double x, double y, double width, double height, std::string_view style, std::string_view tip) {
-    body_ += "<rect x=\"" + number(x) + "\" y=\"" + number(y) + "\" width=\"" + number(width) + "\" height=\"" +
-             number(height) + "\" " + std::string{style} + with_tip("rect", tip);
+svg& svg::rect(double x, double y, double width, double height, std::string_view style) {
+    body_ += join("<rect x=\"", x, "\" y=\"", y, "\" width=\"", width, "\" height=\"", height, "\" ", style, "/>\n");
     return *this;
 }
 
 svg& svg::circle(double x, double y, double radius, std::string_view style, std::string_view tip) {
-    body_ += "<circle cx=\"" + number(x) + "\" cy=\"" + number(y) + "\" r=\"" + number(radius) + "\" " +
-             std::string{style} + with_tip("circle", tip);
+    body_ += join("<circle cx=\"", x, "\" cy=\"", y, "\" r=\"", radius, "\" ", style, "><title>", escape(tip),
+                  "</title></circle>\n");
     return *this;
 }
 
 svg& svg::path(std::string_view commands, std::string_view style) {
-    body_ += "<path d=\"" + std::string{commands} + "\" " + std::string{style} + "/>\n";
+    body_ += join("<path d=\"", commands, "\" ", style, "/>\n");
     return *this;
 }
 
 svg& svg::text(double x, double y, std::string_view content, std::string_view style) {
-    body_ += "<text x=\"" + number(x) + "\" y=\"" + number(y) + "\" " + std::string{style} + ">" + escape(content) +
-             "</text>\n";
+    body_ += join("<text x=\"", x, "\" y=\"", y, "\" ", style, ">", escape(content), "</text>\n");
     return *this;
 }
 
 svg& svg::image(double x, double y, double side, std::string_view uri) {
-    body_ += "<image x=\"" + number(x) + "\" y=\"" + number(y) + "\" width=\"" + number(side) + "\" height=\"" +
-             number(side) + "\" href=\"" + std::string{uri} + "\"/>\n";
+    body_ +=
+        join("<image x=\"", x, "\" y=\"", y, "\" width=\"", side, "\" height=\"", side, "\" href=\"", uri, "\"/>\n");
     return *this;
 }
 

@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 namespace report {
 
@@ -15,6 +16,21 @@ namespace report {
 /// A number with exactly `decimals` decimals.
 [[nodiscard]] std::string fixed(double value, int decimals);
 
+/// Text and numbers as one text, such as a path's commands: join("M", x, " ", y, "h", width).
+template <class... Parts>
+[[nodiscard]] std::string join(Parts const&... parts) {
+    std::string whole;
+    auto const add = [&whole](auto const& part) {
+        if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(part)>>) {
+            whole += number(part);
+        } else {
+            whole += part;
+        }
+    };
+    (add(parts), ...);
+    return whole;
+}
+
 /// A drawing, built front to back. Colours come from the page's style sheet, so that it follows light and dark.
 class svg {
   public:
@@ -24,8 +40,9 @@ class svg {
     svg& open(std::string_view group_attributes);
     svg& close();
     svg& line(double x1, double y1, double x2, double y2, std::string_view style);
-    svg& rect(double x, double y, double width, double height, std::string_view style, std::string_view tip = {});
-    svg& circle(double x, double y, double radius, std::string_view style, std::string_view tip = {});
+    svg& rect(double x, double y, double width, double height, std::string_view style);
+    /// @param tip what the pointer over it tells
+    svg& circle(double x, double y, double radius, std::string_view style, std::string_view tip);
     svg& path(std::string_view commands, std::string_view style);
     /// @param style e.g. class="label" text-anchor="end"
     svg& text(double x, double y, std::string_view content, std::string_view style = {});

@@ -87,22 +87,16 @@ std::vector<double> milliseconds(model const& m, images const& test, std::span<p
                                  std::size_t count, int rounds) {
     using clock = std::chrono::steady_clock;
     engine e{m};
-    std::vector<std::vector<double>> best(policies.size(),
-                                          std::vector<double>(count, std::numeric_limits<double>::infinity()));
+    std::vector<double> least(policies.size(), std::numeric_limits<double>::infinity());
     for (int round = 0; round < rounds; ++round)
         for (std::size_t i = 0; i < count; ++i)
             for (std::size_t p = 0; p < policies.size(); ++p) {
                 auto const start = clock::now();
                 e.classify(test[i], policies[p].how);
                 std::chrono::duration<double, std::milli> const taken = clock::now() - start;
-                best[p][i] = std::min(best[p][i], taken.count());
+                least[p] = std::min(least[p], taken.count());
             }
-    std::vector<double> medians;
-    for (std::vector<double>& times : best) {
-        std::nth_element(times.begin(), times.begin() + std::ssize(times) / 2, times.end());
-        medians.push_back(times[times.size() / 2]);
-    }
-    return medians;
+    return least;
 }
 
 ink first_merges(model const& m, images const& test, std::size_t count, terse::index remove) {

@@ -30,8 +30,8 @@ struct images {
                                                            std::span<policy const> policies, std::size_t count,
                                                            unsigned threads);
 
-/// Of each policy, the milliseconds that one image takes on one thread: the median over the first `count` images of
-/// the best of `rounds`, with the policies in turn.
+/// Of each policy, the milliseconds that one image takes on one thread: the least of `rounds` times `count` images,
+/// which all take the same work, with the policies in turn.
 [[nodiscard]] std::vector<double> milliseconds(model const& m, images const& test, std::span<policy const> policies,
                                                std::size_t count, int rounds);
 
