@@ -75,8 +75,8 @@ constexpr std::array table{
                return terse::kv::tova{.keep = keep, .recent = 1}(seen, memory);
            }},
     policy{"snapkv1", "by the attention of the last 16 queries", snapkv<1>},
-    policy{"snapkv7", "the same, the maximum over 7 neighbours", snapkv<7>},
-    policy{"snapkv13", "the same, the maximum over 13 neighbours", snapkv<13>},
+    policy{"snapkv7", "by the attention of the last 16 queries, maximum over 7 neighbours", snapkv<7>},
+    policy{"snapkv13", "by the attention of the last 16 queries, maximum over 13 neighbours", snapkv<13>},
 };
 
 }  // namespace

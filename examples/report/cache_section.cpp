@@ -214,11 +214,11 @@ std::string text_picture(json const& document, json const& policy, std::string c
     std::size_t heads = 0;
     for (json const& layer : policy.at("kept")) heads += layer.size();
     auto const kept = keepers(policy.at("kept"), text.size() + 1);
-    auto const [begin, end] = asked(text);
+    auto const fact = asked(text);
     std::string html = "<figure class=\"text\" style=\"--c:var(--" + look_of(name).colour + ")\"><figcaption><b>" +
                        escape(name) + "</b> " + escape(summary) + "</figcaption><p>";
     for (std::size_t i = 0; i < text.size();) {
-        auto const key = [&](std::size_t at) { return std::pair{kept[at + 1], begin <= at && at < end}; };
+        auto const key = [&](std::size_t at) { return std::pair{kept[at + 1], fact.first <= at && at < fact.second}; };
         std::size_t j = i + 1;
         while (j < text.size() && key(j) == key(i)) ++j;
         std::string const words = escape(text.substr(i, j - i));
@@ -306,7 +306,10 @@ std::string cache_section(json const& llm) {
                          [](json const& r) { return r.at("bytes_after").get<double>() / 1024; }) +
             budget_chart(rows, "Tokens decoded a second, mean over policies", 0,
                          [](json const& r) { return r.at("tokens_per_second").get<double>(); }) +
-            compress_chart(llm) + "</div></div>\n" + table(rows);
+            compress_chart(llm) +
+            "</div></div>\n<p>Compressing includes deciding and moving. H2O recomputes the attention of every prompt "
+            "token here; an engine that sums it while it reads the prompt does not pay for that.</p>\n" +
+            table(rows);
 
     json const& document = llm.at("document");
     html += "<h3>What is left of one document</h3>\n<p>Slots that each head keeps at " +

@@ -44,14 +44,14 @@ policy tome(index remove, bool proportional) {
 
 policy class_attention_each(index remove) {
     auto const decide = [remove](site const& s, arena& memory) {
-        return terse::prune::top_k{.keep = s.tokens.tokens - remove, .leading = 1}(s.attention, memory);
+        return terse::prune::top_k<>{.keep = s.tokens.tokens - remove, .leading = 1}(s.attention, memory);
     };
     return {"class-attention", each(remove), {decide}};
 }
 
 policy class_attention_once(index keep) {
     auto const decide = [keep](site const& s, arena& memory) {
-        return terse::prune::top_k{.keep = 1 + keep, .leading = 1}(s.attention, memory);
+        return terse::prune::top_k<>{.keep = 1 + keep, .leading = 1}(s.attention, memory);
     };
     return {"class-attention-once", only(keep), {decide, once}};
 }

@@ -98,18 +98,22 @@ TEST_CASE("an axis maps its ends to 0 and 1", "[examples][report]") {
     CHECK(tokens.share(150) == Approx(0.5));
 }
 
-TEST_CASE("labels of lines that end together stand apart", "[examples][report]") {
+TEST_CASE("labels of lines that end together stand apart, within the frame", "[examples][report]") {
+    double const end = GENERATE(0.0, 0.5, 1.0);
     report::line_chart chart{
         .title = "t", .x = {.label = "x", .from = 0, .to = 1}, .y = {.label = "y", .from = 0, .to = 1}};
-    for (char const* const name : {"tova", "h2o", "knorm"}) chart.lines.push_back({name, {"blue"}, {{0, 1}, {1, 0}}});
+    for (char const* const name : {"tova", "h2o", "knorm"})
+        chart.lines.push_back({name, {"blue"}, {{0, 0.5}, {1, end}}});
     std::string const drawn = report::draw(chart);
     std::regex const label{R"!(y="([0-9.]+)" class="name")!"};
     std::vector<double> at;
-    for (std::sregex_iterator i{drawn.begin(), drawn.end(), label}, end; i != end; ++i)
+    for (std::sregex_iterator i{drawn.begin(), drawn.end(), label}, last; i != last; ++i)
         at.push_back(std::stod((*i)[1]));
     REQUIRE(at.size() == 3);
     CHECK(at[1] - at[0] >= 14);
     CHECK(at[2] - at[1] >= 14);
+    CHECK(at[0] >= 40);
+    CHECK(at[2] <= chart.height - 30);
 }
 
 TEST_CASE("a picture that PNG readers know", "[examples][report]") {
