@@ -70,14 +70,6 @@ std::vector<index> case_input::integers(std::string const& name, index least) co
     return value.get<std::vector<index>>();
 }
 
-double case_input::number(std::string const& name, double least, double most) const {
-    auto const& value = given(name);
-    if (!value.is_number() || !(value.get<double>() >= least && value.get<double>() <= most))
-        throw case_error("parameter '" + name + "' is " + value.dump() + ", not a number from " + json(least).dump() +
-                         " to " + json(most).dump());
-    return value.get<double>();
-}
-
 bool case_input::flag(std::string const& name) const {
     auto const& value = given(name);
     if (!value.is_boolean()) throw case_error("parameter '" + name + "' is " + value.dump() + ", not true or false");
@@ -106,10 +98,6 @@ shape const& case_input::shape_of(std::string const& name, std::size_t rank) con
 
 std::span<float const> case_input::floats(std::string const& name, shape const& expected) const {
     return at(name, expected, true).floats;
-}
-
-std::span<std::int64_t const> case_input::integers(std::string const& name, shape const& expected) const {
-    return at(name, expected, false).integers;
 }
 
 terse::tokens_view<float> case_input::tokens(std::string const& name, index tokens, index dim) const {

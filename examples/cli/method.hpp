@@ -44,7 +44,6 @@ class case_input {
 
     [[nodiscard]] index integer(std::string const& name, index least = 0, index most = terse::max_tokens) const;
     [[nodiscard]] std::vector<index> integers(std::string const& name, index least = 0) const;
-    [[nodiscard]] double number(std::string const& name, double least, double most) const;
     [[nodiscard]] bool flag(std::string const& name) const;
 
     /// The value that a parameter's text stands for.
@@ -65,7 +64,6 @@ class case_input {
 
     /// An input of the given shape, where `any` stands for any size.
     [[nodiscard]] std::span<float const> floats(std::string const& name, shape const& expected) const;
-    [[nodiscard]] std::span<std::int64_t const> integers(std::string const& name, shape const& expected) const;
 
     /// The same as views.
     [[nodiscard]] terse::tokens_view<float> tokens(std::string const& name, index tokens = any, index dim = any) const;

@@ -5,17 +5,17 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <exception>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <numbers>
 #include <stdexcept>
-#include <thread>
 
 #include <nlohmann/json.hpp>
 
 #include <terse/budget/budget.hpp>
+
+#include "common/threads.hpp"
 
 namespace llm {
 namespace {
@@ -44,26 +44,13 @@ std::vector<token> after(token bos, std::span<token const> tokens) {
 
 index length(auto const& range) { return std::ssize(range); }
 
-/// Calls body(item) for every item of [0, count) on `workers` threads; the first exception is thrown again.
+/// Calls body(item) for every item of [0, count) on `workers` threads.
 template <class Body>
 void for_each(index count, index workers, Body const& body) {
     std::atomic<index> next = 0;
-    std::atomic_flag failed;
-    std::exception_ptr error;
-    {
-        std::vector<std::jthread> threads;
-        for (index w = 0; w < std::min(workers, count); ++w) {
-            threads.emplace_back([&] {
-                try {
-                    for (index item; (item = next++) < count;) body(item);
-                } catch (...) {
-                    if (!failed.test_and_set()) error = std::current_exception();
-                    next = count;
-                }
-            });
-        }
-    }
-    if (error) std::rethrow_exception(error);
+    on_threads(static_cast<std::size_t>(std::min(workers, count)), [&] {
+        for (index item; (item = next++) < count;) body(item);
+    });
 }
 
 double bits(std::span<float const> log_probabilities) {

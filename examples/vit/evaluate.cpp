@@ -3,38 +3,15 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <exception>
 #include <limits>
 #include <string>
-#include <thread>
 
 #include <terse/merge/tome.hpp>
 
 #include "common/safetensors.hpp"
+#include "common/threads.hpp"
 
 namespace vit {
-namespace {
-
-/// Calls body(begin) until it has no more to do, on `threads` threads, and hands on what one of them throws.
-template <class Body>
-void on_threads(unsigned threads, Body const& body) {
-    std::vector<std::exception_ptr> failed(threads);
-    {
-        std::vector<std::jthread> running;
-        for (std::exception_ptr& failure : failed)
-            running.emplace_back([&body, &failure] {
-                try {
-                    body();
-                } catch (...) {
-                    failure = std::current_exception();
-                }
-            });
-    }
-    for (std::exception_ptr const& failure : failed)
-        if (failure) std::rethrow_exception(failure);
-}
-
-}  // namespace
 
 images images::read(std::filesystem::path const& path) {
     auto const file = safetensors::file::read(path);
