@@ -5,5 +5,5 @@ root=
 [ "$(id -u)" = 0 ] || root=sudo
 $root apt-get update -qq
 $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-  ca-certificates g++ clang clang-format clang-tidy cmake git libgomp1 libomp-dev ninja-build \
+  ca-certificates g++ clang clang-format clang-tidy cmake git libclang-rt-dev libomp-dev ninja-build \
   catch2 libbenchmark-dev libcli11-dev libeigen3-dev libopenblas-dev libstb-dev libxsimd-dev nlohmann-json3-dev
