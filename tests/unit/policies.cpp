@@ -55,6 +55,14 @@ entry on_tokens(std::string name, Make make, bool selects = true) {
             selects};
 }
 
+/// The whole input is the image.
+prune::fastv fastv(index n, index keep) { return {.image_tokens = n, .keep = keep}; }
+
+/// Windows of n / keep tokens in a row.
+pool::average average(index n, index keep) {
+    return {.grid = {.columns = n}, .kernel = {.columns = std::max<index>(n / keep, 1)}};
+}
+
 std::vector<entry> const& policies() {
     static std::vector<entry> const all = {
         on_layer(
@@ -78,6 +86,15 @@ std::vector<entry> const& policies() {
                 return merge::tome_kth{.every = std::max<index>(n / keep, 1), .keep_tail = true};
             },
             false),
+        {"prune::fastv", [](index n, index keep) { return fastv(n, keep).count(n); },
+         [](random_layer<> const& r, index keep, arena& memory, threads const& run) {
+             return one(fastv(r.keys.tokens, keep)(r.view(), memory, run), memory);
+         }},
+        {"pool::average", [](index n, index keep) { return average(n, keep).count(n).value(); },
+         [](random_layer<> const& r, index keep, arena& memory, threads const&) {
+             return one(average(r.keys.tokens, keep)(r.keys.tokens, memory), memory);
+         },
+         false},
         {"pool::adaptive_average", [](index n, index keep) { return std::min(n, keep); },
          [](random_layer<> const& r, index keep, arena& memory, threads const&) {
              index const n = r.keys.tokens;
