@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 
@@ -41,9 +42,12 @@ struct norm {
         auto const values = memory.take<float>(heads * tokens);
         if (!taken(values)) return errc::out_of_memory;
         run(heads * tokens, [&](index begin, index end, index) noexcept {
-            for (index i = begin; i < end; ++i) {
-                float const length = std::sqrt(simd::squared_norm(row(i / tokens, i % tokens), dim));
-                values[static_cast<std::size_t>(i)] = longest ? length : -length;
+            while (begin < end) {
+                index const h = begin / tokens, first = h * tokens, last = std::min(end, first + tokens);
+                for (; begin < last; ++begin) {
+                    float const length = std::sqrt(simd::squared_norm(row(h, begin - first), dim));
+                    values[static_cast<std::size_t>(begin)] = longest ? length : -length;
+                }
             }
         });
         return scores{values, heads, tokens, tokens};
