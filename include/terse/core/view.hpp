@@ -33,7 +33,8 @@ struct tokens_span {
 
     /// Tokens first, first + step, ... as a view of their own.
     [[nodiscard]] constexpr tokens_span every(index step, index first = 0) const noexcept {
-        return {row(first), first < tokens ? (tokens - first + step - 1) / step : 0, dim, stride * step};
+        if (first >= tokens) return {data, 0, dim, stride * step};
+        return {row(first), (tokens - first + step - 1) / step, dim, stride * step};
     }
 
     constexpr operator tokens_span<T const>() const noexcept requires(!std::is_const_v<T>) {
