@@ -30,12 +30,12 @@ inline void pool_row(std::span<float const> in, std::span<float> out, pooling ho
     std::fill(out.begin(), out.end(), average ? 0.0F : -std::numeric_limits<float>::infinity());
     for (index shift = -(kernel / 2); shift <= kernel / 2; ++shift) {
         index const begin = std::max<index>(0, -shift), end = std::min(n, n - shift);
-        float const* const from = in.data() + shift;
+        float const* const from = in.data();
         float* const to = out.data();
         if (average) {
-            for (index t = begin; t < end; ++t) to[t] += from[t];
+            for (index t = begin; t < end; ++t) to[t] += from[t + shift];
         } else {
-            for (index t = begin; t < end; ++t) to[t] = from[t] > to[t] ? from[t] : to[t];
+            for (index t = begin; t < end; ++t) to[t] = from[t + shift] > to[t] ? from[t + shift] : to[t];
         }
     }
     if (average) {
