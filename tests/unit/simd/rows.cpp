@@ -30,7 +30,7 @@ std::vector<T> noise(terse::index n) {
     std::mt19937 random(3);
     std::normal_distribution<float> normal;
     std::vector<T> x(static_cast<std::size_t>(n));
-    for (T& v : x) v = static_cast<T>(40 * normal(random));
+    for (T& v : x) v = static_cast<T>(std::clamp(40 * normal(random), -127.0F, 127.0F));
     return x;
 }
 
