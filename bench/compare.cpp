@@ -1,0 +1,127 @@
+#include "compare.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <memory>
+
+#include <Eigen/Core>
+#include <benchmark/benchmark.h>
+
+#include "machine.hpp"
+#include "results.hpp"
+
+namespace terse::bench {
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+double median(std::vector<double> values) {
+    auto const middle = values.begin() + std::ssize(values) / 2;
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+}
+
+/// One thing to time again and again: calls enough at a time for the clock to see them.
+class timer {
+  public:
+    timer(std::function<void(std::size_t)> const& run, std::size_t inputs) : run_{&run}, inputs_{inputs} {
+        double once = sample();  // cold
+        once = std::min(once, sample());
+        calls_ = std::clamp<std::size_t>(static_cast<std::size_t>(20e-6 / once), 1, 1000);
+    }
+    /// Seconds a call.
+    double sample() {
+        auto const start = clock::now();
+        for (std::size_t call = 0; call < calls_; ++call) (*run_)(next_++ % inputs_);
+        return std::chrono::duration<double>(clock::now() - start).count() / static_cast<double>(calls_);
+    }
+
+  private:
+    std::function<void(std::size_t)> const* run_;
+    std::size_t inputs_, calls_ = 1, next_ = 0;
+};
+
+/// All of a contest in shuffled order, round after round; ratios are those within a round, so that they stand when the
+/// clock does not.
+outcome run(contest const& c) {
+    constexpr double long_enough = 0.4, too_long = 4;
+    constexpr std::size_t few = 7, many = 301;
+    std::vector<timer> timers{{c.bound.probe, c.inputs}};
+    for (auto const& each : c.candidates) timers.emplace_back(each.run, c.inputs);
+    std::vector<std::vector<double>> slower(timers.size());  // than terse, a round
+    std::vector<double> ours, now(timers.size());
+    std::vector<std::size_t> order(timers.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::mt19937 random(1);
+    auto const start = clock::now();
+    for (std::size_t round = 0; round < many; ++round) {
+        double const spent = std::chrono::duration<double>(clock::now() - start).count();
+        if ((round >= few && spent > too_long) || (round >= 10 * few && spent > long_enough)) break;
+        std::shuffle(order.begin(), order.end(), random);
+        for (std::size_t const i : order) now[i] = timers[i].sample();
+        ours.push_back(now[1]);
+        for (std::size_t i = 0; i < now.size(); ++i) slower[i].push_back(now[i] / now[1]);
+    }
+    outcome result{.seconds = median(ours), .percent = 100 * c.bound.share * median(slower[0])};
+    for (std::size_t i = 1; i < c.candidates.size(); ++i)
+        result.peers.emplace_back(c.candidates[i].name, median(slower[i + 1]));
+    return result;
+}
+
+}  // namespace
+
+void add(subject what, std::function<contest()> make) {
+    std::string name = what.kernel;
+    for (auto const& [key, value] : what.shape) name += "/" + key + ":" + std::to_string(value);
+    name += "/" + what.dtype;
+    benchmark::RegisterBenchmark(name.c_str(),
+                                 [what = std::move(what), make = std::move(make)](benchmark::State& state) {
+                                     contest const c = make();
+                                     if (!c.agree) state.SkipWithError("the answers differ");
+                                     for (auto _ : state) {
+                                         outcome const found = run(c);
+                                         state.SetIterationTime(found.seconds);
+                                         state.counters["% of " + c.bound.name] = found.percent;
+                                         for (auto const& [peer, times] : found.peers) state.counters[peer] = times;
+                                         record(what, c.bound.name, found);
+                                     }
+                                 })
+        ->Iterations(1)
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
+}
+
+limit fma_limit(double operations) {
+    constexpr index steps = 4'000;
+    return {"FMA", [](std::size_t) { multiply_add(steps); }, operations / (multiply_add_operations() * steps)};
+}
+
+limit copy_limit(std::size_t bytes, std::size_t inputs) {
+    auto const from = std::make_shared<std::vector<char>>(bytes * inputs, 1);
+    auto const to = std::make_shared<std::vector<char>>(bytes * inputs);
+    return {"memcpy", [=](std::size_t input) {
+                std::memcpy(to->data() + input * bytes, from->data() + input * bytes, bytes);
+                keep(*to->data());
+            }};
+}
+
+limit read_limit(std::size_t bytes, std::size_t inputs) {
+    auto const from = std::make_shared<std::vector<float>>(bytes / sizeof(float) * inputs, 1.0F);
+    return {"read", [=](std::size_t input) { read_all(from->data() + input * (bytes / sizeof(float)), bytes); }};
+}
+
+std::string eigen_name() {
+    return "Eigen " + std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." +
+           std::to_string(EIGEN_MINOR_VERSION);
+}
+
+std::string std_name(std::string const& what) {
+#ifdef _GLIBCXX_RELEASE
+    return what + " (libstdc++ " + std::to_string(_GLIBCXX_RELEASE) + ")";
+#else
+    return what;
+#endif
+}
+
+}  // namespace terse::bench
