@@ -116,6 +116,19 @@ template <class Arch>
     return (std::bit_cast<std::uint32_t>(x) & 0x7FFF'FFFFU) < 0x7F80'0000U;
 }
 
+/// The low (High: the high) halves of each 128-bit block of x and y, in turns: x0 y0 x1 y1. xsimd's zip has meant that
+/// or the halves of whole registers, by its release.
+template <bool High, class Arch>
+[[nodiscard]] floats<Arch> interleave(floats<Arch> const& x, floats<Arch> const& y) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(High ? _mm512_unpackhi_ps(x, y) : _mm512_unpacklo_ps(x, y));
+#endif
+#ifdef __AVX__
+    if constexpr (lanes<Arch> == 8) return floats<Arch>(High ? _mm256_unpackhi_ps(x, y) : _mm256_unpacklo_ps(x, y));
+#endif
+    if constexpr (lanes<Arch> == 4) return High ? xsimd::zip_hi(x, y) : xsimd::zip_lo(x, y);
+}
+
 /// `lanes` values from anywhere in memory, as floats.
 template <class Arch, real T>
 [[nodiscard]] floats<Arch> load(T const* from) noexcept {

@@ -45,27 +45,28 @@ void convert(std::span<T const> in, std::span<U> out) noexcept {
 
 [[nodiscard]] inline float exp2(float x) noexcept { return std::exp2(x); }
 
+[[nodiscard]] inline float inverse_norm(float square) noexcept {
+    float const norm = std::sqrt(square);
+    return norm == 0 ? 0 : 1 / (norm < 1e-12F ? 1e-12F : norm);
+}
+
 template <class Row>
 void inverse_norms(index count, Row row, index dim, std::span<float> inverse) noexcept {
-    for (index i = 0; i < count; ++i) {
-        float const norm = std::sqrt(squared_norm(row(i), dim));
-        inverse[static_cast<std::size_t>(i)] = norm == 0 ? 0 : 1 / (norm < 1e-12F ? 1e-12F : norm);
-    }
+    for (index i = 0; i < count; ++i) inverse[static_cast<std::size_t>(i)] = inverse_norm(squared_norm(row(i), dim));
 }
 
 template <bool ExcludeSelf = false, class Left, class Right>
-void nearest(index left_begin, index left_end, Left left, std::span<float const> left_inverse, index right_count,
-             Right right, std::span<float const> right_inverse, index dim, std::span<float> best,
-             std::span<token> partner) noexcept {
+void nearest(index left_begin, index left_end, Left left, index right_count, Right right, index dim,
+             std::span<float> best, std::span<token> partner) noexcept {
     for (index i = left_begin; i < left_end; ++i) {
         float highest = -std::numeric_limits<float>::infinity();
         index who = -1;
         for (index j = 0; j < right_count; ++j) {
             if (ExcludeSelf && i == j) continue;
-            float const similarity = dot(left(i), right(j), dim) * right_inverse[static_cast<std::size_t>(j)];
+            float const similarity = dot(left(i), right(j), dim) * inverse_norm(squared_norm(right(j), dim));
             if (similarity > highest) highest = similarity, who = j;
         }
-        highest *= left_inverse[static_cast<std::size_t>(i)];
+        highest *= inverse_norm(squared_norm(left(i), dim));
         if (who < 0 || std::isnan(highest)) highest = -std::numeric_limits<float>::infinity(), who = -1;
         best[static_cast<std::size_t>(i - left_begin)] = highest;
         partner[static_cast<std::size_t>(i - left_begin)] = static_cast<token>(who);
