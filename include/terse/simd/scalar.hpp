@@ -74,13 +74,14 @@ void nearest(index left_begin, index left_end, Left left, index right_count, Rig
 }
 
 template <class Query, class Key>
-void softmax_columns(index queries, Query query, index keys, Key key, index dim, float scale, float soft_cap,
-                     index visible, std::span<float> columns) noexcept {
+void softmax_columns(index heads, index queries, Query query, index keys, Key key, index dim, float scale,
+                     float soft_cap, index visible, std::span<float> columns, index stride, index wanted) noexcept {
     auto const infinity = std::numeric_limits<double>::infinity();
-    for (index i = 0; i < queries; ++i) {
+    for (index row = 0; row < heads * queries; ++row) {
+        index const h = row / queries, i = row % queries;
         index const seen = std::clamp(visible + i, index{0}, keys);
         auto const logit = [&](index j) {
-            double const x = static_cast<double>(dot(query(i), key(j), dim)) * scale;
+            double const x = static_cast<double>(dot(query(h, i), key(j), dim)) * scale;
             double const capped = soft_cap > 0 ? soft_cap * std::tanh(x / soft_cap) : x;
             return std::isnan(capped) ? -infinity : capped;
         };
@@ -88,9 +89,9 @@ void softmax_columns(index queries, Query query, index keys, Key key, index dim,
         for (index j = 0; j < seen; ++j) highest = std::max(highest, logit(j));
         if (std::isinf(highest)) continue;
         for (index j = 0; j < seen; ++j) total += std::exp(logit(j) - highest);
-        for (index j = 0; j < std::min(seen, static_cast<index>(columns.size())); ++j) {
-            columns[static_cast<std::size_t>(j)] += static_cast<float>(std::exp(logit(j) - highest) / total);
-        }
+        for (index j = 0; j < std::min(seen, wanted); ++j)
+            columns[static_cast<std::size_t>(h * stride + j)] +=
+                static_cast<float>(std::exp(logit(j) - highest) / total);
     }
 }
 
