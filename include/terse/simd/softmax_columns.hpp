@@ -32,6 +32,12 @@ struct base2_logits {
     }
 };
 
+/// A callable's rows of bfloat16 as rows of pairs.
+template <class Rows>
+[[nodiscard]] auto as_pairs(Rows rows) noexcept {
+    return [rows](auto... at) noexcept { return reinterpret_cast<float const*>(rows(at...)); };
+}
+
 /// columns[r] += the sum over lanes of weights[lane] * rows[r][lane], for r < count. Rows are `stride` apart.
 template <class Arch>
 void add_weighted_rows(index count, float const* rows, index stride, std::span<float const> weights,
@@ -131,6 +137,9 @@ void softmax_rows(index heads, Query query, index seen, Key key, index dim, base
 /// One product: exponentials are kept relative to the maximum so far, a chunk of keys at a time, and weighted at the
 /// end by what the final maximum and sum make of that chunk. What a head gets does not depend on the heads beside it.
 ///
+/// Bfloat16 queries and keys of an even dim go through `dot_pairs` where it is an instruction.
+///
+/// @tparam Element  pair: rows are of `dim` pairs, see `as_pairs`
 /// @param heads     heads that read the same keys
 /// @param query     callable (head, index) -> T const*, of dim contiguous values; any layout
 /// @param key       callable index -> T const*, likewise
@@ -139,13 +148,19 @@ void softmax_rows(index heads, Query query, index seen, Key key, index dim, base
 /// @param columns   [heads, wanted], `stride` from one head to the next; wanted <= keys; added to
 /// @param scratch   at least softmax_columns_scratch(heads, queries, keys, dim)
 /// @complexity      O(heads * queries * keys * dim); no allocation
-template <class Arch = default_arch, class Query, class Key>
+template <class Arch = default_arch, element Element = element::single, class Query, class Key>
 [[gnu::flatten]] void softmax_columns(index heads, index queries, Query query, index keys, Key key, index dim,
                                       float scale, float soft_cap, index visible, std::span<float> columns,
                                       index stride, index wanted, std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
     constexpr index width = panel_width<Arch>, step = lanes<Arch>, chunk_size = chunk_rows<Arch>;
     constexpr float lowest = std::numeric_limits<float>::lowest();
+    if constexpr (has_dot_pairs<Arch> && std::same_as<decltype(key(keys)), bfloat16 const*> &&
+                  std::same_as<decltype(query(heads, queries)), bfloat16 const*>) {
+        if (queries > 1 && dim % 2 == 0)
+            return softmax_columns<Arch, element::pair>(heads, queries, as_pairs(query), keys, as_pairs(key), dim / 2,
+                                                        scale, soft_cap, visible, columns, stride, wanted, scratch);
+    }
     base2_logits<Arch> const logits{scale, soft_cap};
     index const at_once = std::min(heads, softmax_heads<Arch>(queries));
     index const head_lanes = softmax_lanes<Arch>(queries);
@@ -215,7 +230,7 @@ template <class Arch = default_arch, class Query, class Key>
                         top.store_aligned(highest + lane);
                     });
                 };
-                multiply_all<Arch>(rows, blocks, used, panels, dim, partial, keep);
+                multiply_all<Arch, Element>(rows, blocks, used, panels, dim, partial, keep);
                 for (index lane = 0; lane < used; lane += step) {
                     auto const top = batch::load_aligned(highest + lane);
                     auto total = batch::load_aligned(sum + lane) * exp2<Arch>(batch::load_aligned(before + lane) - top);

@@ -112,8 +112,11 @@ void pack_blocks(index first, index count, Row row, index dim, float* blocks, fl
         pack<Arch, Squares>(first + block, std::min(rows, count - block), row, dim, width, blocks, squares);
 }
 
-/// Adds the products of R rows of a block with a panel of V vectors, over `depth` channels.
-template <class Arch, int R, int V>
+/// What a tile's packed elements are: one float, or two bfloat16 side by side, packed as if they were floats.
+enum class element : unsigned char { single, pair };
+
+/// Adds the products of R rows of a block with a panel of V vectors, over `depth` elements.
+template <class Arch, element Element, int R, int V>
 void multiply(float const* block, float const* panel, index depth, tile<Arch, R, V>& sums) noexcept {
     auto total = sums;
 #pragma GCC unroll 1  // unrolled, gcc folds the loads into the multiply-adds, at half the speed
@@ -122,7 +125,10 @@ void multiply(float const* block, float const* panel, index depth, tile<Arch, R,
         unroll<V>([&](auto v) { right[v] = floats<Arch>::load_aligned(panel + v * lanes<Arch>); });
         unroll<R>([&](auto r) {
             floats<Arch> const left(block[r]);
-            unroll<V>([&](auto v) { total[r][v] = fma<Arch>(left, right[v], total[r][v]); });
+            unroll<V>([&](auto v) {
+                total[r][v] = Element == element::pair ? dot_pairs<Arch>(left, right[v], total[r][v])
+                                                       : fma<Arch>(left, right[v], total[r][v]);
+            });
         });
     }
     sums = total;
@@ -162,8 +168,9 @@ template <class Arch>
 
 /// The products of `rows` packed blocks' rows, at most chunk_rows, with the rows of packed panels: calls
 /// use(R, V, products, row, lane) for each tile: its size as constants, its sums, its first row and first lane.
+/// @param dim      elements of a row
 /// @param partial  at least partial_sums(lane_count, dim), aligned to a register
-template <class Arch, class Use>
+template <class Arch, element Element = element::single, class Use>
 void multiply_all(index rows, float const* blocks, index lane_count, float const* panels, index dim, float* partial,
                   Use const& use) noexcept {
     constexpr index width = panel_width<Arch>, step = lanes<Arch>;
@@ -181,7 +188,7 @@ void multiply_all(index rows, float const* blocks, index lane_count, float const
                                 k == 0 ? floats<Arch>(0.0F) : floats<Arch>::load_aligned(kept + (r * V + v) * step);
                         });
                     });
-                    multiply<Arch, R, V>(
+                    multiply<Arch, Element, R, V>(
                         blocks + block / tile_rows<Arch> * block_width<Arch> * dim + k * block_width<Arch>,
                         panels + p * dim + k * V * step, depth, sums);
                     if (k + depth == dim) {

@@ -83,6 +83,20 @@ TEMPLATE_LIST_TEST_CASE("heads that share keys get what each would alone", "[sim
     }
 }
 
+TEMPLATE_TEST_CASE("pairs of bfloat16 give what they give one by one", "[simd]", samples::best, samples::base) {
+    index const queries = 33, keys = 100, dim = 38;
+    samples::rows<bfloat16> const query(queries, dim, 13, 2), key(keys, dim, 14);
+    std::vector<float> scratch(
+        static_cast<std::size_t>(simd::softmax_columns_scratch<TestType>(1, queries, keys, dim)));
+    std::vector<float> columns(keys), expected(keys);
+    simd::softmax_columns<TestType, simd::element::pair>(1, queries, simd::as_pairs(by_head(query, queries)), keys,
+                                                         simd::as_pairs(key.view()), dim / 2, 1.0F, 0.0F,
+                                                         keys - queries + 1, columns, keys, keys, scratch);
+    simd::scalar::softmax_columns(1, queries, by_head(query, queries), keys, key.view(), dim, 1.0F, 0.0F,
+                                  keys - queries + 1, expected, keys, keys);
+    for (std::size_t j = 0; j < columns.size(); ++j) CHECK(columns[j] == Approx(expected[j]).epsilon(2e-5));
+}
+
 TEMPLATE_LIST_TEST_CASE("fewer columns than keys, many chunks, great logits", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
