@@ -33,7 +33,7 @@ template <class Left, class Right, executor Run = serial>
     auto const scratch = memory.take<float>(each * run.workers());
     if (!taken(partner, similarity, scratch)) return errc::out_of_memory;
 
-    run(left_count, [&](index begin, index end, index worker) noexcept {
+    share_out(run, left_count, right_count * dim, [&](index begin, index end, index worker) noexcept {
         auto const from = static_cast<std::size_t>(begin), count = static_cast<std::size_t>(end - begin);
         simd::nearest(begin, end, left, right_count, right, dim, similarity.subspan(from, count),
                       partner.subspan(from, count),

@@ -61,7 +61,8 @@ struct attention {
             return all.subspan(static_cast<std::size_t>(i * scored), static_cast<std::size_t>(count * scored));
         };
 
-        run(l.kv_heads() * bundles, [&](index begin, index end, index worker) noexcept {
+        index const cost = at_once * voters * l.tokens() * (l.has_attention() ? index{1} : l.keys.dim);
+        share_out(run, l.kv_heads() * bundles, cost, [&](index begin, index end, index worker) noexcept {
             auto const mine = scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));
             for (index bundle = begin; bundle < end; ++bundle) {
                 index const kv = bundle / bundles, skip = bundle % bundles * at_once;
@@ -72,12 +73,13 @@ struct attention {
             }
         });
         index const merged = l.heads() / rows;
-        run(rows, [&](index begin, index end, index worker) noexcept {
-            for (index r = begin; r < end; ++r) {
-                reduce_rows(row(heads, r * merged, merged), row(values, r), group);
-                if (!pool_first) pool_in_place(row(values, r), row(pooled, worker));
-            }
-        });
+        share_out(run, rows, merged * scored * static_cast<index>(sizeof(float)),
+                  [&](index begin, index end, index worker) noexcept {
+                      for (index r = begin; r < end; ++r) {
+                          reduce_rows(row(heads, r * merged, merged), row(values, r), group);
+                          if (!pool_first) pool_in_place(row(values, r), row(pooled, worker));
+                      }
+                  });
         memory.rewind(top);
         undo.keep();
         return scores{values, rows, scored, scored};
