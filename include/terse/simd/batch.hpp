@@ -60,6 +60,16 @@ template <class Arch>
 #endif
 }
 
+/// The smaller of x and y, lane by lane; y where x is NaN.
+template <class Arch>
+[[nodiscard]] floats<Arch> min_number(floats<Arch> const& x, floats<Arch> const& y) noexcept {
+#ifdef __SSE2__
+    return xsimd::min(x, y);
+#else
+    return xsimd::select(x < y, x, y);
+#endif
+}
+
 /// 2^n for whole n of [-126, 127]; 0 for -127.
 template <class Arch>
 [[nodiscard]] floats<Arch> power_of_two(floats<Arch> const& n) noexcept {
