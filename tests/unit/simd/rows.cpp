@@ -86,6 +86,35 @@ TEMPLATE_TEST_CASE("compaction of runs that overlap their target", "[simd][rows]
     }
 }
 
+TEMPLATE_TEST_CASE("rows beyond the caches move like plain loops", "[simd][rows]", float, std::int8_t) {
+    constexpr auto size = static_cast<terse::index>(sizeof(TestType));
+    for (terse::index const bytes : {496, 640, 644}) {
+        terse::index const dim = bytes / size, count = 2 * simd::stream_bytes / bytes + 10, stride = dim + 16;
+        std::vector<TestType> in(static_cast<std::size_t>(count * stride + 16));
+        for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<TestType>(i * i % 251 % 127);
+        std::vector<token> sources;
+        for (token i = 3; i < count; ++i)
+            if (i % 2 == 0 || i % 23 == 0) sources.push_back(i);
+        // At and off the alignment that streaming needs.
+        for (terse::index const offset : {0, 1}) {
+            CAPTURE(bytes, offset);
+            std::vector<TestType> expected(in.size(), TestType(7)), out = expected;
+            simd::scalar::gather_rows(in.data() + 1, stride, sources, expected.data() + offset, stride, dim);
+            simd::gather_rows(in.data() + 1, stride, sources, out.data() + offset, stride, dim);
+            bool const gathered = out == expected;
+            CHECK(gathered);
+            auto moved = in, reference = in;
+            simd::scalar::compact_rows(reference.data() + offset, stride, sources, dim);
+            simd::compact_rows(moved.data() + offset, stride, sources, dim);
+            bool const compacted = moved == reference;
+            CHECK(compacted);
+        }
+    }
+    TestType none{};
+    simd::compact_rows(&none, 0, std::vector<token>{1, 3}, 0);
+    simd::gather_rows<>(&none, 0, std::vector<token>{1, 3}, &none, 0, 0);
+}
+
 TEMPLATE_TEST_CASE("sums and maxima of rows agree with plain loops", "[simd][rows]", float, terse::half,
                    terse::bfloat16) {
     for (terse::index const dim : dims) {
