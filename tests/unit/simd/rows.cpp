@@ -89,7 +89,8 @@ TEMPLATE_TEST_CASE("compaction of runs that overlap their target", "[simd][rows]
 TEMPLATE_TEST_CASE("rows beyond the caches move like plain loops", "[simd][rows]", float, std::int8_t) {
     constexpr auto size = static_cast<terse::index>(sizeof(TestType));
     for (terse::index const bytes : {496, 640, 644}) {
-        terse::index const dim = bytes / size, count = 2 * simd::stream_bytes / bytes + 10, stride = dim + 16;
+        terse::index const dim = bytes / size, count = 2 * simd::stream_bytes / bytes + 10,
+                           stride = (bytes / 16 + 2) * 16 / size;
         std::vector<TestType> in(static_cast<std::size_t>(count * stride + 16));
         for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<TestType>(i * i % 251 % 127);
         std::vector<token> sources;
