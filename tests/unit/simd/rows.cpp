@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -84,6 +85,20 @@ TEMPLATE_TEST_CASE("compaction of runs that overlap their target", "[simd][rows]
         simd::compact_rows(moved.data(), 12, sources, 12);
         CHECK(moved == reference);
     }
+}
+
+TEMPLATE_TEST_CASE("a lone row of weight one keeps its bits", "[simd][rows]", float, terse::half, terse::bfloat16) {
+    std::vector<TestType> in = noise<TestType>(24), out(24);
+    in[13] = TestType(-0.0F);
+    std::vector<token> const second{1};
+    for (auto const& weights : {std::vector<float>{}, std::vector<float>{1}}) {
+        simd::sum_rows(in.data(), 12, second, weights, 1.0F, out.data(), 12);
+        CHECK(std::memcmp(in.data() + 12, out.data(), 12 * sizeof(TestType)) == 0);
+    }
+    simd::sum_rows(in.data(), 12, second, std::vector<float>{2}, 1.0F, out.data(), 12);
+    CHECK(static_cast<float>(out[3]) == 2 * static_cast<float>(in[15]));
+    simd::sum_rows(in.data(), 12, second, {}, 2.0F, out.data(), 12);
+    CHECK(static_cast<float>(out[3]) == static_cast<float>(in[15]) / 2);
 }
 
 TEMPLATE_TEST_CASE("rows beyond the caches move like plain loops", "[simd][rows]", float, std::int8_t) {
