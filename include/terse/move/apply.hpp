@@ -49,6 +49,9 @@ void apply_rows(plan const& p, tokens_view<T> in, tokens_span<T> out, index begi
     }
     if constexpr (real<T>) {
         for (index i = begin; i < end; ++i) {
+            // Scattered rows are asked for ahead; a window's are many, and the processor sees where they go.
+            if (i + 1 < end && p.row(i + 1).sources.size() < 4)
+                for (token const source : p.row(i + 1).sources) simd::prefetch_row(in.row(source), in.dim);
             auto const [sources, weights] = p.row(i);
             simd::sum_rows<Arch>(in.data, in.stride, sources, weights, 1.0F, out.row(i), in.dim);
         }

@@ -112,6 +112,19 @@ template <class Arch>
 #endif
 }
 
+/// The smaller of x and y, lane by lane; y where x is NaN.
+template <class Arch>
+[[nodiscard]] floats<Arch> min_number(floats<Arch> const& x, floats<Arch> const& y) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_maskz_min_ps(every_lane, x, y));
+#endif
+#ifdef __SSE2__
+    return xsimd::min(x, y);
+#else
+    return xsimd::select(x < y, x, y);
+#endif
+}
+
 /// The nearest whole numbers, of two the even one.
 template <class Arch>
 [[nodiscard]] floats<Arch> round(floats<Arch> const& x) noexcept {

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <span>
 
@@ -116,6 +117,24 @@ template <class Row>
 }
 
 // Selection and rows.
+
+/// Adds to the sums what `rows` give, as `simd::terms` says, and finds the lowest of [begin, end).
+[[nodiscard]] inline index add_arg_lowest(std::span<float> sums, float const* rows, index stride, index count,
+                                          bool largest, float divisor, index begin, index end) noexcept {
+    index lowest = -1;
+    for (index i = 0; i < std::ssize(sums); ++i) {
+        float term = rows[i];
+        for (index r = 1; r < count; ++r) {
+            float const other = rows[r * stride + i];
+            term = !largest ? other + term : other > term ? other : term;
+        }
+        float& sum = sums[static_cast<std::size_t>(i)];
+        sum += term / divisor;
+        if (begin <= i && i < end && (lowest < 0 || rank(sum) < rank(sums[static_cast<std::size_t>(lowest)])))
+            lowest = i;
+    }
+    return lowest;
+}
 
 inline void top_k(std::span<float const> scores, std::span<token> kept, token first) noexcept {
     std::size_t next = 0;
