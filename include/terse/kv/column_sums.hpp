@@ -75,17 +75,18 @@ struct column_sums {
         if (overlap(extent(attention), values)) return errc::aliased;
         index const shared = attention.heads / heads;
         bool const mean = group == score::reduction::mean;
-        run(heads, [&](index first, index last, index) noexcept {
-            for (index h = first; h < last; ++h) {
-                simd::terms const added{.rows = attention.row(h * shared, 0),
-                                        .stride = attention.head_stride,
-                                        .count = shared,
-                                        .largest = group == score::reduction::max,
-                                        .divisor = mean ? static_cast<float>(shared) : 1.0F};
-                lowest[static_cast<std::size_t>(h)] =
-                    static_cast<token>(simd::add_arg_lowest(row(h), added, begin, end));
-            }
-        });
+        share_out(run, heads, attention.tokens * used * shared * static_cast<index>(sizeof(float)),
+                  [&](index first, index last, index) noexcept {
+                      for (index h = first; h < last; ++h) {
+                          simd::terms const added{.rows = attention.row(h * shared, 0),
+                                                  .stride = attention.head_stride,
+                                                  .count = shared,
+                                                  .largest = group == score::reduction::max,
+                                                  .divisor = mean ? static_cast<float>(shared) : 1.0F};
+                          lowest[static_cast<std::size_t>(h)] =
+                              static_cast<token>(simd::add_arg_lowest(row(h), added, begin, end));
+                      }
+                  });
         return errc::ok;
     }
 
