@@ -160,29 +160,59 @@ template <class Arch>
 #endif
 }
 
-/// Each of the first Groups factors in its own, equally many lanes.
-template <class Arch, int Groups>
-[[nodiscard]] floats<Arch> spread(float const* factors) noexcept {
-#ifdef __AVX512F__
-    if constexpr (lanes<Arch> == 16 && Groups == 2)
-        return floats<Arch>(_mm512_mask_blend_ps(0xFF00, _mm512_set1_ps(factors[0]), _mm512_set1_ps(factors[1])));
-    if constexpr (lanes<Arch> == 16 && Groups == 4) {
-        auto const order = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-        return floats<Arch>(_mm512_permutexvar_ps(order, _mm512_castps128_ps512(_mm_loadu_ps(factors))));
-    }
-#endif
-#ifdef __AVX__
-    if constexpr (lanes<Arch> == 8 && Groups == 2)
-        return floats<Arch>(_mm256_blend_ps(_mm256_set1_ps(factors[0]), _mm256_set1_ps(factors[1]), 0xF0));
-#endif
-    if constexpr (Groups == 1) return floats<Arch>(factors[0]);
-}
-
 /// Registers of four floats, and their architecture.
 template <class Arch>
 using quad_arch = std::conditional_t<lanes<Arch> == 4, Arch, xsimd::sse2>;
 template <class Arch>
 using quad = floats<quad_arch<Arch>>;
+
+template <class T>
+[[nodiscard]] float to_float(T x) noexcept {
+#ifdef __F16C__
+    if constexpr (std::same_as<T, half>) return _cvtsh_ss(std::bit_cast<std::uint16_t>(x));
+#endif
+    return static_cast<float>(x);
+}
+
+/// The first Count values, 1, 2 or 4, as floats, and zeros.
+template <class Arch, int Count, class T>
+[[nodiscard]] quad<Arch> load_first(T const* from) noexcept {
+    if constexpr (Count == 4) return load<quad_arch<Arch>>(from);
+    if constexpr (Count == 2) return quad<Arch>{to_float(from[0]), to_float(from[1]), 0.0F, 0.0F};
+    if constexpr (Count == 1) return quad<Arch>{to_float(from[0]), 0.0F, 0.0F, 0.0F};
+}
+
+/// Four floats in each 128 bits.
+template <class Arch>
+[[nodiscard]] floats<Arch> repeat(quad<Arch> const& x) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_broadcast_f32x4(x));
+#endif
+#ifdef __AVX__
+    if constexpr (lanes<Arch> == 8) return floats<Arch>(_mm256_set_m128(x, x));
+#endif
+    if constexpr (lanes<Arch> == 4) return x;
+}
+
+/// Factors First, First + 1, ..., of four in each 128 bits: `Groups` of them, each in its own, equally many lanes.
+template <class Arch, int First, int Groups>
+[[nodiscard]] floats<Arch> spread(floats<Arch> const& factors) noexcept {
+    [[maybe_unused]] constexpr auto which = [] {
+        std::array<std::int32_t, ints<Arch>::size> lane{};
+        for (std::size_t i = 0; i < lane.size(); ++i)
+            lane[i] = First + static_cast<std::int32_t>(i * Groups / lane.size());
+        return lane;
+    }();
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16)
+        return floats<Arch>(_mm512_permutevar_ps(factors, ints<Arch>::load_unaligned(which.data())));
+#endif
+#ifdef __AVX__
+    if constexpr (lanes<Arch> == 8)
+        return floats<Arch>(_mm256_permutevar_ps(factors, ints<Arch>::load_unaligned(which.data())));
+#endif
+    if constexpr (lanes<Arch> == 4) return floats<Arch>(to_array<Arch>(factors)[First]);
+}
 
 /// The sum of the parts of 128 bits.
 template <class Arch>
@@ -202,20 +232,11 @@ template <class Arch>
     if constexpr (lanes<Arch> == 4) return x;
 }
 
-template <class T>
-[[nodiscard]] float to_float(T x) noexcept {
-#ifdef __F16C__
-    if constexpr (std::same_as<T, half>) return _cvtsh_ss(std::bit_cast<std::uint16_t>(x));
-#endif
-    return static_cast<float>(x);
-}
-
 /// The dot products of a query with keys whose codes have `Bits` bits; no minima where they have eight.
 template <class Arch, int Bits, class Codes, class Scales, class Minima>
 [[gnu::flatten]] void dot_quantised(index count, Codes codes, Scales scales, [[maybe_unused]] Minima minima,
                                     quantised_query const& query, index dim, index group, float* out) noexcept {
     constexpr int keys = 4;
-    using four = quad<Arch>;
     index const groups = dim / group;
     auto const multiply = [](auto at_once, std::int8_t const* q, auto const* key) noexcept {
         if constexpr (Bits == 8 && at_once == 1) return multiply_int8<Arch>(q, key);
@@ -226,32 +247,21 @@ template <class Arch, int Bits, class Codes, class Scales, class Minima>
     for (index first = 0; first < count; first += keys) {
         std::array<index, keys> which;
         std::array<floats<Arch>, keys> sums;
-        std::array<four, keys> shifts;
-        std::array<float, keys> rest{};
+        std::array<quad<Arch>, keys> shifts;
         unroll<keys>([&](auto k) {
             which[k] = std::min<index>(first + k, count - 1);
             sums[k] = floats<Arch>(0.0F);
-            shifts[k] = four(0.0F);
+            shifts[k] = quad<Arch>(0.0F);
         });
         // `taken` groups from g on, of `blocks` times 32 codes each.
         auto const add = [&](auto taken, index g, auto blocks) noexcept {
-            alignas(16) std::array<std::array<float, 4>, keys> factors;
+            std::array<floats<Arch>, keys> factors;
             unroll<keys>([&](auto k) {
-                auto const* const scale = scales(which[k]) + g;
-                if constexpr (taken == 4) {
-                    auto const factor = load<quad_arch<Arch>>(scale) * four::load_unaligned(query.scales + g);
-                    factor.store_aligned(factors[k].data());
-                } else {
-                    unroll<taken>([&](auto i) { factors[k][i] = to_float(scale[i]) * query.scales[g + i]; });
-                }
-                if constexpr (Bits == 4) {
-                    auto const* const minimum = minima(which[k]) + g;
-                    if constexpr (taken == 4)
-                        shifts[k] = fma<quad_arch<Arch>>(load<quad_arch<Arch>>(minimum),
-                                                         four::load_unaligned(query.sums + g), shifts[k]);
-                    else
-                        unroll<taken>([&](auto i) { rest[k] += to_float(minimum[i]) * query.sums[g + i]; });
-                }
+                factors[k] = repeat<Arch>(load_first<Arch, taken>(scales(which[k]) + g) *
+                                          load_first<Arch, taken>(query.scales + g));
+                if constexpr (Bits == 4)
+                    shifts[k] = fma<quad_arch<Arch>>(load_first<Arch, taken>(minima(which[k]) + g),
+                                                     load_first<Arch, taken>(query.sums + g), shifts[k]);
             });
             constexpr int at_once = taken % groups_at_once<Arch, Bits> == 0 ? groups_at_once<Arch, Bits> : 1;
             unroll<taken / at_once>([&](auto i) {
@@ -263,7 +273,7 @@ template <class Arch, int Bits, class Codes, class Scales, class Minima>
                     };
                     auto products = product(start);
                     for (index b = 1; b < blocks; ++b) products = products + product(start + b * 32);
-                    auto const scale = spread<Arch, at_once>(factors[k].data() + i * at_once);
+                    auto const scale = spread<Arch, i * at_once, at_once>(factors[k]);
                     sums[k] = fma<Arch>(xsimd::to_float(products), scale, sums[k]);
                 });
             });
@@ -278,8 +288,8 @@ template <class Arch, int Bits, class Codes, class Scales, class Minima>
             for (; g < groups; ++g) add(std::integral_constant<int, 1>{}, g, group / 32);
         }
         unroll<keys>([&](auto k) { shifts[k] = shifts[k] + fold<Arch>(sums[k]); });
-        auto const all = sum_each<quad_arch<Arch>>(shifts) + four::load_unaligned(rest.data());
-        store_first<quad_arch<Arch>>(all, out + first, std::min<index>(count - first, keys));
+        store_first<quad_arch<Arch>>(sum_each<quad_arch<Arch>>(shifts), out + first,
+                                     std::min<index>(count - first, keys));
     }
 }
 

@@ -217,9 +217,19 @@ void for_groups(index rows, Row row, index dim, index group, Body const& body) n
     }
 }
 
+/// Calls body() out of line: what is rare, and would take registers from what is not.
+template <class Arch, class Body>
+[[gnu::noinline, gnu::flatten]] void rarely(Body const& body) noexcept {
+    body();
+}
+
+/// Writes the first `count` lanes and nothing beyond.
 template <class Arch, real T>
 void store_first(floats<Arch> const& x, T* to, index count) noexcept {
-    count == lanes<Arch> ? store<Arch>(x, to) : store_partial<Arch>(x, to, count);
+    if (count == lanes<Arch>)
+        store<Arch>(x, to);
+    else
+        rarely<Arch>([x, to, count] { store_partial<Arch>(x, to, count); });
 }
 
 /// Rows in 8 bit: code = the integer next to x / scale, to even, where scale = the largest magnitude of the group / 127.
@@ -257,9 +267,11 @@ template <class Arch = default_arch, class Row, class Scale>
             }
         }
         if (xsimd::all(most <= floats<Arch>(scalar::largest_code_value<Scale>))) return;
-        for (index i = 0; i < count; ++i)
-            odd += scalar::quantise_int8_group(from[static_cast<std::size_t>(i)], group, codes + (first + i) * group,
-                                               scales[first + i]);
+        rarely<Arch>([&] {
+            for (index i = 0; i < count; ++i)
+                odd += scalar::quantise_int8_group(from[static_cast<std::size_t>(i)], group,
+                                                   codes + (first + i) * group, scales[first + i]);
+        });
     });
     return odd;
 }
@@ -312,9 +324,12 @@ template <class Arch = default_arch, class Row, class Scale>
         }
         auto const signs = unordered & ints<Arch>(static_cast<std::int32_t>(0x8000'8000U));
         if (xsimd::all((least >= -beyond) & (most <= beyond)) && !xsimd::any(signs != ints<Arch>(0))) return;
-        for (index i = 0; i < count; ++i)
-            odd += scalar::quantise_int4_group(from[static_cast<std::size_t>(i)], group,
-                                               codes + (first + i) * group / 2, scales[first + i], minima[first + i]);
+        rarely<Arch>([&] {
+            for (index i = 0; i < count; ++i)
+                odd +=
+                    scalar::quantise_int4_group(from[static_cast<std::size_t>(i)], group,
+                                                codes + (first + i) * group / 2, scales[first + i], minima[first + i]);
+        });
     });
     return odd;
 }
