@@ -2,8 +2,13 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <concepts>
+#include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <terse/simd/convert.hpp>
@@ -40,10 +45,20 @@ half to_half(float x) {
 }
 
 template <class T>
+std::span<float const, 32> as_floats(T const* values, std::array<float, 32>& converted) {
+    if constexpr (std::same_as<T, float>) {
+        return std::span<float const, 32>(values, 32);
+    } else {
+        simd::convert<>(std::span(values, 32), std::span<float>(converted));
+        return converted;
+    }
+}
+
+template <class T>
 void quantise(T const* values, index blocks, block8* to) {
     for (index b = 0; b < blocks; ++b, values += 32) {
-        std::array<float, 32> x;
-        simd::convert<>(std::span(values, 32), std::span<float>(x));
+        std::array<float, 32> converted;
+        auto const x = as_floats(values, converted);
         float most = 0;
         for (float const value : x) most = std::max(most, std::abs(value));
         float const scale = most / 127, inverse = scale != 0 ? 1 / scale : 0;
@@ -55,8 +70,8 @@ void quantise(T const* values, index blocks, block8* to) {
 template <class T>
 void quantise(T const* values, index blocks, block4* to) {
     for (index b = 0; b < blocks; ++b, values += 32) {
-        std::array<float, 32> x;
-        simd::convert<>(std::span(values, 32), std::span<float>(x));
+        std::array<float, 32> converted;
+        auto const x = as_floats(values, converted);
         float least = x[0], most = least;
         for (float const value : x) {
             least = std::min(least, value);
