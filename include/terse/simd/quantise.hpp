@@ -14,7 +14,7 @@
 
 // Rows in 8 and 4 bit, and back. A group of at least 32 neighbouring channels shares a scale, in a plane apart from the
 // codes, which stay aligned that way. In cache the extremes of a group and the division limit it: `lanes` groups are
-// reduced together, transposing, and share one division; their values are read twice, the second time from L1. From
+// reduced together, transposing, and share one division; their values are read again for the codes, from L1. From
 // memory it is the reading.
 
 namespace terse::simd {
@@ -78,8 +78,7 @@ template <class Arch, class Op>
 
 /// One lane a group: the values of each group from[i], reduced by `op`, which is given what it gave and more values.
 template <class Arch, real T, class Op>
-[[nodiscard]] floats<Arch> reduce_groups(std::array<T const*, floats<Arch>::size> const& from, index group,
-                                         floats<Arch> const& first, Op op) noexcept {
+[[nodiscard]] floats<Arch> reduce_groups(T const* const* from, index group, floats<Arch> const& first, Op op) noexcept {
     std::array<floats<Arch>, lanes<Arch> / 4> quads;
     unroll<lanes<Arch> / 4>([&](auto q) {
         std::array<floats<Arch>, 4> each;
@@ -195,25 +194,26 @@ template <class Arch>
 #endif
 }
 
-/// Calls body(from, first, count) for the groups of all rows, `lanes` at a time: group first + i starts at from[i];
-/// from `count` on the last one repeats.
+/// Groups whose scales are found before their codes: enough to hide how long one takes, few enough to stay in L1.
+template <class Arch>
+inline constexpr index groups_held = 4 * lanes<Arch>;
+
+/// Calls body(from, first, count) for the groups of all rows, at most groups_held at a time: group first + i starts at
+/// from[i]; from `count` on to a multiple of lanes the last one repeats.
 template <class Arch, class Row, class Body>
 void for_groups(index rows, Row row, index dim, index group, Body const& body) noexcept {
     index const total = rows * (dim / group);
     using value = std::remove_pointer_t<decltype(row(index{}))>;
-    std::array<value const*, floats<Arch>::size> from;
-    for (index first = 0, r = -1, rest = 0; first < total; first += lanes<Arch>) {
-        index const count = std::min(total - first, lanes<Arch>);
-        for (index i = 0; i < lanes<Arch>; ++i) {
-            if (i >= count) {
-                from[static_cast<std::size_t>(i)] = from[static_cast<std::size_t>(i - 1)];
-                continue;
-            }
+    std::array<value const*, static_cast<std::size_t>(groups_held<Arch>)> from;
+    for (index first = 0, r = -1, rest = 0; first < total; first += groups_held<Arch>) {
+        index const count = std::min(total - first, groups_held<Arch>);
+        index i = 0;
+        for (; i < count; ++i, rest -= group) {
             if (rest == 0) rest = dim, ++r;
             from[static_cast<std::size_t>(i)] = row(r) + (dim - rest);
-            rest -= group;
         }
-        body(from, first, count);
+        for (; i % lanes<Arch> != 0; ++i) from[static_cast<std::size_t>(i)] = from[static_cast<std::size_t>(i - 1)];
+        body(from.data(), first, count);
     }
 }
 
@@ -251,13 +251,18 @@ template <class Arch = default_arch, class Row, class Scale>
     index odd = 0;
     auto const larger = [](auto const& x, auto const& y) noexcept { return max_magnitude<Arch>(x, y); };
     for_groups<Arch>(rows, row, dim, group, [&](auto const& from, index first, index count) {
-        auto const most = reduce_groups<Arch>(from, group, floats<Arch>(0.0F), larger);
-        auto const [scale, inverse] = scale_and_inverse<Arch, Scale>(most / floats<Arch>(127.0F));
-        store_first<Arch>(scale, scales + first, count);
-        auto const inverses = to_array<Arch>(inverse);
+        std::array<float, static_cast<std::size_t>(groups_held<Arch>)> inverses;
+        bool ordinary = true;
+        for (index i = 0; i < count; i += lanes<Arch>) {
+            auto const most = reduce_groups<Arch>(from + i, group, floats<Arch>(0.0F), larger);
+            auto const [scale, inverse] = scale_and_inverse<Arch, Scale>(most / floats<Arch>(127.0F));
+            store_first<Arch>(scale, scales + first + i, std::min(count - i, lanes<Arch>));
+            inverse.store_unaligned(inverses.data() + i);
+            ordinary = ordinary && xsimd::all(most <= floats<Arch>(scalar::largest_code_value<Scale>));
+        }
         std::int8_t* to = codes + first * group;
         for (index i = 0; i < count; ++i) {
-            auto const* const x = from[static_cast<std::size_t>(i)];
+            auto const* const x = from[i];
             floats<Arch> const factor(inverses[static_cast<std::size_t>(i)]);
             for (index k = 0; k < group; k += 32, to += 32) {
                 block<Arch> values;
@@ -266,11 +271,10 @@ template <class Arch = default_arch, class Row, class Scale>
                 store_int8<Arch>(values, to);
             }
         }
-        if (xsimd::all(most <= floats<Arch>(scalar::largest_code_value<Scale>))) return;
+        if (ordinary) return;
         rarely<Arch>([&] {
             for (index i = 0; i < count; ++i)
-                odd += scalar::quantise_int8_group(from[static_cast<std::size_t>(i)], group,
-                                                   codes + (first + i) * group, scales[first + i]);
+                odd += scalar::quantise_int8_group(from[i], group, codes + (first + i) * group, scales[first + i]);
         });
     });
     return odd;
@@ -300,20 +304,27 @@ template <class Arch = default_arch, class Row, class Scale>
     auto const lower = [](auto const& x, auto const& y) noexcept { return xsimd::min(x, y); };
     auto const upper = [](auto const& x, auto const& y) noexcept { return xsimd::max(x, y); };
     for_groups<Arch>(rows, row, dim, group, [&](auto const& from, index first, index count) {
-        auto const least = reduce_groups<Arch>(from, group, infinity, lower);
-        auto const most = reduce_groups<Arch>(from, group, -infinity, upper);
-        auto minimum = least;
-        if constexpr (std::same_as<Scale, half>) minimum = -round_up_to_half<Arch>(-least);
-        auto const [scale, inverse] = scale_and_inverse<Arch, Scale>((most - minimum) / floats<Arch>(15.0F));
-        store_first<Arch>(minimum, minima + first, count);
-        store_first<Arch>(scale, scales + first, count);
-        auto const inverses = to_array<Arch>(inverse), minimums = to_array<Arch>(minimum);
+        std::array<float, static_cast<std::size_t>(groups_held<Arch>)> inverses, starts;
+        bool ordinary = true;
+        for (index i = 0; i < count; i += lanes<Arch>) {
+            auto const least = reduce_groups<Arch>(from + i, group, infinity, lower);
+            auto const most = reduce_groups<Arch>(from + i, group, -infinity, upper);
+            auto minimum = least;
+            if constexpr (std::same_as<Scale, half>) minimum = -round_up_to_half<Arch>(-least);
+            auto const [scale, inverse] = scale_and_inverse<Arch, Scale>((most - minimum) / floats<Arch>(15.0F));
+            index const now = std::min(count - i, lanes<Arch>);
+            store_first<Arch>(minimum, minima + first + i, now);
+            store_first<Arch>(scale, scales + first + i, now);
+            minimum.store_unaligned(starts.data() + i);
+            inverse.store_unaligned(inverses.data() + i);
+            ordinary = ordinary && xsimd::all((least >= -beyond) & (most <= beyond));
+        }
         ints<Arch> unordered(0);
         std::uint8_t* to = codes + first * group / 2;
         for (index i = 0; i < count; ++i) {
-            auto const* const x = from[static_cast<std::size_t>(i)];
+            auto const* const x = from[i];
             floats<Arch> const factor(inverses[static_cast<std::size_t>(i)]);
-            floats<Arch> const start(minimums[static_cast<std::size_t>(i)]);
+            floats<Arch> const start(starts[static_cast<std::size_t>(i)]);
             for (index k = 0; k < group; k += 32, to += 16) {
                 block<Arch> values;
                 unroll<32 / lanes<Arch>>([&](auto v) {
@@ -323,12 +334,11 @@ template <class Arch = default_arch, class Row, class Scale>
             }
         }
         auto const signs = unordered & ints<Arch>(static_cast<std::int32_t>(0x8000'8000U));
-        if (xsimd::all((least >= -beyond) & (most <= beyond)) && !xsimd::any(signs != ints<Arch>(0))) return;
+        if (ordinary && !xsimd::any(signs != ints<Arch>(0))) return;
         rarely<Arch>([&] {
             for (index i = 0; i < count; ++i)
-                odd +=
-                    scalar::quantise_int4_group(from[static_cast<std::size_t>(i)], group,
-                                                codes + (first + i) * group / 2, scales[first + i], minima[first + i]);
+                odd += scalar::quantise_int4_group(from[i], group, codes + (first + i) * group / 2, scales[first + i],
+                                                   minima[first + i]);
         });
     });
     return odd;
