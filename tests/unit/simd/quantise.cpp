@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <terse/simd/dequantise.hpp>
 #include <terse/simd/dot_quantised.hpp>
 #include <terse/simd/quantise.hpp>
 #include <terse/simd/scalar.hpp>
