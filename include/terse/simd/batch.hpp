@@ -55,6 +55,15 @@ template <class Arch>
     return xsimd::fma(x, y, z);
 }
 
+/// Integers as floats, rounded to nearest even.
+template <class Arch>
+[[nodiscard]] floats<Arch> from_ints(ints<Arch> const& x) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_maskz_cvtepi32_ps(every_lane, x));
+#endif
+    return xsimd::to_float(x);
+}
+
 /// Each lane's bits N places higher.
 template <int N, class Arch>
 [[nodiscard]] ints<Arch> shift_left(ints<Arch> const& x) noexcept {

@@ -20,7 +20,8 @@ template <class Arch, class Byte>
 #ifdef __AVX512F__
     if constexpr (lanes<Arch> == 16) {
         auto const bytes = _mm_loadu_si128(reinterpret_cast<__m128i const*>(from));
-        return ints<Arch>(is_signed ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
+        return ints<Arch>(is_signed ? _mm512_maskz_cvtepi8_epi32(every_lane, bytes)
+                                    : _mm512_maskz_cvtepu8_epi32(every_lane, bytes));
     }
 #endif
 #ifdef __AVX2__
@@ -52,7 +53,7 @@ template <class Arch = default_arch, class Scale, real T>
     for (index end = group; end <= dim; end += group, ++scales) {
         floats<Arch> const scale(static_cast<float>(*scales));
         for (index i = end - group; i < end; i += lanes<Arch>)
-            store<Arch>(xsimd::to_float(load_bytes<Arch>(codes + i)) * scale, out + i);
+            store<Arch>(from_ints<Arch>(load_bytes<Arch>(codes + i)) * scale, out + i);
     }
 }
 
@@ -68,7 +69,8 @@ template <class Arch = default_arch, class Scale, real T>
         for (index i = end - group; i < end; i += 32) {
             for (index k = 0; k < 16; k += lanes<Arch>) {
                 auto const pairs = load_bytes<Arch>(codes + i / 2 + k);
-                auto const low = xsimd::to_float(pairs & ints<Arch>(15)), high = xsimd::to_float(pairs >> 4);
+                auto const low = from_ints<Arch>(pairs & ints<Arch>(15));
+                auto const high = from_ints<Arch>(shift_right<4, Arch>(pairs));
                 store<Arch>(fma<Arch>(low, scale, minimum), out + i + k);
                 store<Arch>(fma<Arch>(high, scale, minimum), out + i + k + 16);
             }

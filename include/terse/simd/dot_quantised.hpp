@@ -136,8 +136,8 @@ template <class Arch>
         auto const pairs = _mm512_loadu_si512(key), mask = _mm512_set1_epi8(15);
         auto const low = _mm512_and_si512(pairs, mask), high = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), mask);
         auto const first = _mm512_loadu_si512(query), last = _mm512_loadu_si512(query + 64);
-        auto const with_low = _mm512_shuffle_i64x2(first, last, 0x88);
-        auto const with_high = _mm512_shuffle_i64x2(first, last, 0xDD);
+        auto const with_low = _mm512_maskz_shuffle_i64x2(0xFF, first, last, 0x88);
+        auto const with_high = _mm512_maskz_shuffle_i64x2(0xFF, first, last, 0xDD);
 #ifdef __AVX512VNNI__
         auto const sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, with_low);
         return ints<Arch>(_mm512_dpbusd_epi32(sum, high, with_high));
@@ -186,7 +186,7 @@ template <class Arch, int Count, class T>
 template <class Arch>
 [[nodiscard]] floats<Arch> repeat(quad<Arch> const& x) noexcept {
 #ifdef __AVX512F__
-    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_broadcast_f32x4(x));
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_maskz_broadcast_f32x4(every_lane, x));
 #endif
 #ifdef __AVX__
     if constexpr (lanes<Arch> == 8) return floats<Arch>(_mm256_set_m128(x, x));
@@ -205,7 +205,7 @@ template <class Arch, int First, int Groups>
     }();
 #ifdef __AVX512F__
     if constexpr (lanes<Arch> == 16)
-        return floats<Arch>(_mm512_permutevar_ps(factors, ints<Arch>::load_unaligned(which.data())));
+        return floats<Arch>(_mm512_maskz_permutevar_ps(every_lane, factors, ints<Arch>::load_unaligned(which.data())));
 #endif
 #ifdef __AVX__
     if constexpr (lanes<Arch> == 8)
@@ -225,8 +225,10 @@ template <class Arch>
 #endif
 #ifdef __AVX512F__
     if constexpr (lanes<Arch> == 16) {
-        auto const high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
-        return halves(_mm256_add_ps(_mm512_castps512_ps256(x), high));
+        auto const y = _mm512_castps_pd(x);
+        auto const low = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xF, y, 0));
+        auto const high = _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xF, y, 1));
+        return halves(_mm256_add_ps(low, high));
     }
 #endif
     if constexpr (lanes<Arch> == 4) return x;
@@ -274,7 +276,7 @@ template <class Arch, int Bits, class Codes, class Scales, class Minima>
                     auto products = product(start);
                     for (index b = 1; b < blocks; ++b) products = products + product(start + b * 32);
                     auto const scale = spread<Arch, i * at_once, at_once>(factors[k]);
-                    sums[k] = fma<Arch>(xsimd::to_float(products), scale, sums[k]);
+                    sums[k] = fma<Arch>(from_ints<Arch>(products), scale, sums[k]);
                 });
             });
         };

@@ -26,29 +26,19 @@ using block = std::array<ints<Arch>, 32 / lanes<Arch>>;
 template <class Arch>
 [[nodiscard]] floats<Arch> max_magnitude(floats<Arch> const& x, floats<Arch> const& magnitude) noexcept {
     auto const bits = std::bit_cast<ints<Arch>>(x) & ints<Arch>(0x7FFF'FFFF);
-    return std::bit_cast<floats<Arch>>(xsimd::max(bits, std::bit_cast<ints<Arch>>(magnitude)));
-}
-
-/// The lower and upper halves of x and y, interleaved within each 128 bits.
-template <class Arch>
-[[nodiscard]] std::array<floats<Arch>, 2> interleave(floats<Arch> const& x, floats<Arch> const& y) noexcept {
 #ifdef __AVX512F__
     if constexpr (lanes<Arch> == 16)
-        return {floats<Arch>(_mm512_unpacklo_ps(x, y)), floats<Arch>(_mm512_unpackhi_ps(x, y))};
+        return floats<Arch>(
+            _mm512_castsi512_ps(_mm512_maskz_max_epi32(every_lane, bits, std::bit_cast<ints<Arch>>(magnitude))));
 #endif
-#ifdef __AVX__
-    if constexpr (lanes<Arch> == 8)
-        return {floats<Arch>(_mm256_unpacklo_ps(x, y)), floats<Arch>(_mm256_unpackhi_ps(x, y))};
-#endif
-    if constexpr (lanes<Arch> == 4) return {xsimd::zip_lo(x, y), xsimd::zip_hi(x, y)};
+    return std::bit_cast<floats<Arch>>(xsimd::max(bits, std::bit_cast<ints<Arch>>(magnitude)));
 }
 
 /// Lane i of each 128 bits: x[i]'s four lanes there, reduced by `op`.
 template <class Arch, class Op>
 [[nodiscard]] floats<Arch> reduce_four(std::array<floats<Arch>, 4> const& x, Op op) noexcept {
     auto const both = [op](floats<Arch> const& a, floats<Arch> const& b) noexcept {
-        auto const [low, high] = interleave<Arch>(a, b);
-        return op(low, high);
+        return op(interleave<false, Arch>(a, b), interleave<true, Arch>(a, b));
     };
     return both(both(x[0], x[2]), both(x[1], x[3]));
 }
@@ -60,11 +50,12 @@ template <class Arch, class Op>
 #ifdef __AVX512F__
     if constexpr (lanes<Arch> == 16) {
         auto const both = [op](floats<Arch> const& a, floats<Arch> const& b) noexcept {
-            return op(floats<Arch>(_mm512_shuffle_f32x4(a, b, 0x44)), floats<Arch>(_mm512_shuffle_f32x4(a, b, 0xEE)));
+            return op(floats<Arch>(_mm512_maskz_shuffle_f32x4(every_lane, a, b, 0x44)),
+                      floats<Arch>(_mm512_maskz_shuffle_f32x4(every_lane, a, b, 0xEE)));
         };
         auto const low = both(x[0], x[1]), high = both(x[2], x[3]);
-        return op(floats<Arch>(_mm512_shuffle_f32x4(low, high, 0x88)),
-                  floats<Arch>(_mm512_shuffle_f32x4(low, high, 0xDD)));
+        return op(floats<Arch>(_mm512_maskz_shuffle_f32x4(every_lane, low, high, 0x88)),
+                  floats<Arch>(_mm512_maskz_shuffle_f32x4(every_lane, low, high, 0xDD)));
     }
 #endif
 #ifdef __AVX__
@@ -101,7 +92,8 @@ template <class Arch>
     if constexpr (lanes<Arch> == 8) return floats<Arch>(_mm256_cvtph_ps(_mm256_cvtps_ph(x, up)));
 #endif
 #ifdef __AVX512F__
-    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_cvtph_ps(_mm512_cvtps_ph(x, up)));
+    if constexpr (lanes<Arch> == 16)
+        return floats<Arch>(_mm512_maskz_cvtph_ps(every_lane, _mm512_maskz_cvtps_ph(every_lane, x, up)));
 #endif
     auto values = to_array<Arch>(x);
     for (float& value : values) value = static_cast<float>(scalar::round_up<half>(value));
@@ -122,8 +114,9 @@ template <class Arch>
 void store_int8(block<Arch> const& x, std::int8_t* to) noexcept {
 #ifdef __AVX512F__
     if constexpr (lanes<Arch> == 16)
-        return unroll<2>(
-            [&](auto v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16 * v), _mm512_cvtepi32_epi8(x[v])); });
+        return unroll<2>([&](auto v) {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16 * v), _mm512_maskz_cvtepi32_epi8(every_lane, x[v]));
+        });
 #endif
 #ifdef __AVX2__
     if constexpr (lanes<Arch> == 8) {
@@ -151,7 +144,8 @@ template <class Arch>
 [[nodiscard]] ints<Arch> store_int4(block<Arch> const& x, std::uint8_t* to) noexcept {
 #ifdef __AVX512F__
     if constexpr (lanes<Arch> == 16) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(x[0] | (x[1] << 4)));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                         _mm512_maskz_cvtepi32_epi8(every_lane, x[0] | shift_left<4, Arch>(x[1])));
         return x[0] | x[1];
     }
 #endif
@@ -168,7 +162,7 @@ template <class Arch>
     auto odd = x[0];
     for (std::size_t v = 1; v < x.size(); ++v) odd = odd | x[v];
     std::array<ints<Arch>, half_block> pairs;
-    for (std::size_t v = 0; v < half_block; ++v) pairs[v] = x[v] | (x[v + half_block] << 4);
+    for (std::size_t v = 0; v < half_block; ++v) pairs[v] = x[v] | shift_left<4, Arch>(x[v + half_block]);
 #ifdef __SSE2__
     if constexpr (lanes<Arch> == 4) {
         auto const bytes = _mm_packus_epi16(_mm_packs_epi32(pairs[0], pairs[1]), _mm_packs_epi32(pairs[2], pairs[3]));
@@ -185,6 +179,9 @@ template <class Arch>
 /// The nearest integers, to even; the lowest integer for NaN.
 template <class Arch>
 [[nodiscard]] ints<Arch> round_to_int(floats<Arch> const& x) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return ints<Arch>(_mm512_maskz_cvtps_epi32(every_lane, x));
+#endif
 #ifdef __SSE2__
     return xsimd::nearbyint_as_int(x);
 #else
@@ -300,8 +297,8 @@ template <class Arch = default_arch, class Row, class Scale>
     index odd = 0;
     floats<Arch> const infinity(std::numeric_limits<float>::infinity());
     floats<Arch> const beyond(scalar::largest_code_value<Scale>);
-    auto const lower = [](auto const& x, auto const& y) noexcept { return xsimd::min(x, y); };
-    auto const upper = [](auto const& x, auto const& y) noexcept { return xsimd::max(x, y); };
+    auto const lower = [](auto const& x, auto const& y) noexcept { return min_number<Arch>(x, y); };
+    auto const upper = [](auto const& x, auto const& y) noexcept { return max_number<Arch>(x, y); };
     for_groups<Arch>(rows, row, dim, group, [&](auto const& from, index first, index count) {
         std::array<float, static_cast<std::size_t>(groups_held<Arch>)> inverses, starts;
         bool ordinary = true;
