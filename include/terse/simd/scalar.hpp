@@ -72,6 +72,20 @@ void nearest(index left_begin, index left_end, Left left, std::span<float const>
     }
 }
 
+template <class Row>
+void gram(index count, Row row, index dim, std::span<float const> inverse, float* out, index out_stride,
+          std::span<float> highest) noexcept {
+    for (index i = 0; i < count; ++i) {
+        for (index j = 0; j < count; ++j) {
+            float x = dot(row(i), row(j), dim);
+            if (!inverse.empty()) x *= inverse[static_cast<std::size_t>(i)] * inverse[static_cast<std::size_t>(j)];
+            if (out != nullptr) out[i * out_stride + j] = x;
+            if (!highest.empty() && i != j && x > highest[static_cast<std::size_t>(i)])
+                highest[static_cast<std::size_t>(i)] = x;
+        }
+    }
+}
+
 template <class Query, class Key>
 void softmax_columns(index queries, Query query, index keys, Key key, index dim, float scale, float soft_cap,
                      index visible, std::span<float> columns) noexcept {
@@ -111,6 +125,20 @@ template <class Row>
         if (undefined < 0 && std::isnan(d)) undefined = j;
     }
     return who >= 0 ? who : undefined;
+}
+
+/// dpp_step over all rows, without strips: left is [steps, count], `factors` what is left of the pick, not negated.
+inline void dpp_step(index count, float const* kernel, double pick_gain, std::span<double const> factors, double* left,
+                     double* gain, double least_share, double const* value) noexcept {
+    for (index i = 0; i < count; ++i) {
+        double e = kernel[i];
+        for (std::size_t step = 0; step < factors.size(); ++step)
+            e -= factors[step] * left[static_cast<index>(step) * count + i];
+        e /= std::sqrt(pick_gain);
+        left[std::ssize(factors) * count + i] = e;
+        gain[i] -= e * e;
+        if (!(gain[i] > least_share * value[i])) gain[i] = -1;
+    }
 }
 
 // Selection and rows.

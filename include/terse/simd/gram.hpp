@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+
+#include <terse/simd/convert.hpp>
+#include <terse/simd/tile.hpp>
+
+// Multiply-adds limit this: n^2 / 2 * dim of them, half of what a general product takes. The lower triangle is cut into
+// square blocks; one's sums stay in the second-level cache until all of its depth is in them, and are scaled, written,
+// mirrored and compared from there. The depth goes in slices, so that a panel's slice stays in the first-level cache;
+// rows are copied slice by slice, because in place rows of 4 KiB would all fall into one of its sets.
+
+namespace terse::simd {
+
+/// Rows and columns of a block of `gram`: whole tiles and whole panels on every architecture.
+inline constexpr index gram_side = 192;
+
+/// How much of the rows' length is multiplied at a time.
+inline constexpr index gram_depth = 256;
+
+/// Blocks of the lower triangle of `count` rows' products: what the work is cut by.
+[[nodiscard]] constexpr index gram_blocks(index count) noexcept {
+    index const sides = (count + gram_side - 1) / gram_side;
+    return sides * (sides + 1) / 2;
+}
+
+/// Floats of scratch that `gram` wants.
+[[nodiscard]] constexpr index gram_scratch(index dim) noexcept {
+    return alignment_slack + gram_side * (dim + std::min(dim, gram_depth) + gram_side);
+}
+
+/// to[j][i] = from[i][j], i < rows, j < columns.
+template <class Arch>
+void transpose(index rows, index columns, float const* from, index from_stride, float* to, index to_stride) noexcept {
+    using quad_arch = std::conditional_t<xsimd::sse2::supported(), xsimd::sse2, Arch>;
+    using quad = floats<quad_arch>;
+    static_assert(quad::size == 4, "transposing wants 128-bit registers");
+    index const whole_rows = rows - rows % 4, whole_columns = columns - columns % 4;
+    for (index j = 0; j < whole_columns; j += 4) {
+        for (index i = 0; i < whole_rows; i += 4) {
+            auto const read = [&](index r) noexcept { return quad::load_unaligned(from + (i + r) * from_stride + j); };
+            auto const a = read(0), b = read(1), c = read(2), d = read(3);
+            auto const ac = xsimd::zip_lo(a, c), bd = xsimd::zip_lo(b, d);
+            auto const ac_high = xsimd::zip_hi(a, c), bd_high = xsimd::zip_hi(b, d);
+            xsimd::zip_lo(ac, bd).store_unaligned(to + j * to_stride + i);
+            xsimd::zip_hi(ac, bd).store_unaligned(to + (j + 1) * to_stride + i);
+            xsimd::zip_lo(ac_high, bd_high).store_unaligned(to + (j + 2) * to_stride + i);
+            xsimd::zip_hi(ac_high, bd_high).store_unaligned(to + (j + 3) * to_stride + i);
+        }
+        for (index i = whole_rows; i < rows; ++i)
+            for (index r = 0; r < 4; ++r) to[(j + r) * to_stride + i] = from[i * from_stride + j + r];
+    }
+    for (index j = whole_columns; j < columns; ++j)
+        for (index i = 0; i < rows; ++i) to[j * to_stride + i] = from[i * from_stride + j];
+}
+
+/// A block of products, [gram_side, gram_side] floats apart: rows [row, row + rows) by rows [column, column + columns).
+/// On the diagonal both are the same rows, and only what is not above the diagonal is defined.
+struct gram_block {
+    float* sums = nullptr;
+    index row = 0, rows = 0;
+    index column = 0, columns = 0;
+};
+
+/// sums[i][lane] of `tiles` tiles of R rows, side by side with a panel's slice of V vectors; `first` slices start them.
+/// A function of its own, so that the loop over the depth has all registers.
+template <class Arch, int R, int V>
+[[gnu::noinline, gnu::flatten]] void add_tiles(index tiles, float const* const* rows, float const* panel, index depth,
+                                               bool first, float* sums) noexcept {
+    for (index t = 0; t < tiles; ++t, rows += R, sums += R * gram_side) {
+        auto const products = multiply<Arch, R, V>(rows, panel, depth);
+        unroll<R>([&](auto r) {
+            unroll<V>([&](auto v) {
+                float* const sum = sums + r * gram_side + v * lanes<Arch>;
+                if (first)
+                    products[r][v].store_aligned(sum);
+                else
+                    (floats<Arch>::load_aligned(sum) + products[r][v]).store_aligned(sum);
+            });
+        });
+    }
+}
+
+/// The products of one block. `panels` [columns, dim] hold its columns; `slice` [gram_side, gram_depth] is scratch.
+template <class Arch, class Row>
+void multiply_block(gram_block const& b, Row row, index dim, float const* panels, float* slice) noexcept {
+    constexpr index width = panel_width<Arch>, height = tile_rows<Arch>;
+    bool const diagonal = b.row == b.column;
+    for (index k = 0; k == 0 || k < dim; k += gram_depth) {
+        index const depth = std::min(dim - k, gram_depth);
+        std::array<float const*, gram_side> rows;
+        for (index i = 0; i < b.rows; ++i) {
+            auto const size = static_cast<std::size_t>(depth);
+            auto const* const from = row(b.row + i) + k;
+            convert<Arch>(std::span(from, size), std::span(slice + i * depth, size));
+            rows[static_cast<std::size_t>(i)] = slice + i * depth;
+        }
+        for (index p = 0; p < b.columns; p += width) {
+            index const vectors = b.columns - p > lanes<Arch> ? 2 : 1;
+            float const* const panel = panels + p * dim + k * vectors * lanes<Arch>;
+            index const top = diagonal ? p - p % height : 0;  // the first tile that reaches the diagonal
+            auto const add = [&](index from, index height_now, index tiles) noexcept {
+                with_tile<Arch>(height_now, vectors, [&](auto R, auto V) noexcept {
+                    add_tiles<Arch, R, V>(tiles, rows.data() + from, panel, depth, k == 0,
+                                          b.sums + from * gram_side + p);
+                });
+            };
+            index const tiles = (b.rows - top) / height, rest = top + tiles * height;
+            add(top, height, tiles);
+            if (rest < b.rows) add(rest, b.rows - rest, 1);
+        }
+    }
+}
+
+/// highest[i] = max(highest[i], the highest of row i of a block): of the block's rows, and, unless it is on the
+/// diagonal, of its columns. NaN never wins.
+template <class Arch>
+[[gnu::flatten]] void raise_highest(gram_block const& b, float* highest) noexcept {
+    using batch = floats<Arch>;
+    constexpr index width = lanes<Arch>;
+    bool const diagonal = b.row == b.column;
+    index const whole = b.columns - b.columns % width;
+    float* const columns = highest + b.column;
+    for (index i = 0; i < b.rows; ++i) {
+        float* const sums = b.sums + i * gram_side;
+        float const self = sums[i];
+        if (diagonal) sums[i] = -std::numeric_limits<float>::infinity();
+        batch most(-std::numeric_limits<float>::infinity());
+        for (index j = 0; j < whole; j += width) {
+            auto const x = batch::load_aligned(sums + j);
+            most = max_number<Arch>(x, most);
+            if (!diagonal) max_number<Arch>(x, batch::load_unaligned(columns + j)).store_unaligned(columns + j);
+        }
+        float top = std::max(highest[b.row + i], max_lane<Arch>(most));
+        for (index j = whole; j < b.columns; ++j) {
+            top = sums[j] > top ? sums[j] : top;
+            if (!diagonal) columns[j] = sums[j] > columns[j] ? sums[j] : columns[j];
+        }
+        highest[b.row + i] = top;
+        if (diagonal) sums[i] = self;
+    }
+}
+
+/// The products of all rows with each other: out[i][j] = <row(i), row(j)> * inverse[i] * inverse[j], symmetric to the
+/// last bit. Computes blocks [begin, end) of gram_blocks(count), of equal work but for those on the diagonal, and
+/// writes each block and its mirror image: several workers can share the blocks, and no result depends on the cut.
+///
+/// @param row      callable index -> T const*, of dim contiguous values; any layout
+/// @param inverse  [count], of inverse_norms: cosines, a zero row similar to nothing; empty: plain products
+/// @param out      [count, count], rows out_stride apart, any alignment; null: nothing is stored
+/// @param highest  [count], -infinity before: becomes each row's highest product with another row that the blocks hold
+///                 (NaN never wins), so one of each worker, and the highest of them; empty: not wanted
+/// @param scratch  at least gram_scratch(dim)
+/// @complexity     O(count^2 * dim / 2); no allocation
+template <class Arch = default_arch, class Row>
+void gram(index begin, index end, index count, Row row, index dim, std::span<float const> inverse, float* out,
+          index out_stride, std::span<float> highest, std::span<float> scratch) noexcept {
+    constexpr index width = panel_width<Arch>;
+    index const sides = (count + gram_side - 1) / gram_side;
+    float* const sums = align(scratch);
+    float* const panels = sums + gram_side * gram_side;
+    float* const slice = panels + gram_side * dim;
+
+    // Blocks are numbered down the columns of the triangle, so that a range packs few of them.
+    index column = 0, first = 0;  // a column, and the number of its first block
+    while (begin >= first + sides - column && column < sides) first += sides - column++;
+    for (index block = begin, packed = -1; block < end; ++block) {
+        if (block == first + sides - column) first = block, ++column;
+        gram_block b{.sums = sums, .row = (column + block - first) * gram_side, .column = column * gram_side};
+        b.rows = std::min(gram_side, count - b.row);
+        b.columns = std::min(gram_side, count - b.column);
+        if (packed != column) {
+            for (index p = 0; p < b.columns; p += width) {
+                index const used = b.columns - p > lanes<Arch> ? width : lanes<Arch>;
+                pack<Arch>(b.column + p, b.columns - p, row, dim, used, panels + p * dim);
+            }
+            packed = column;
+        }
+        multiply_block<Arch>(b, row, dim, panels, slice);
+
+        bool const diagonal = b.row == b.column;
+        if (!inverse.empty()) {
+            for (index i = 0; i < b.rows; ++i) {
+                float const of_row = inverse[static_cast<std::size_t>(b.row + i)];
+                for (index j = 0; j < (diagonal ? i + 1 : b.columns); ++j)
+                    sums[i * gram_side + j] *= of_row * inverse[static_cast<std::size_t>(b.column + j)];
+            }
+        }
+        if (diagonal) {
+            for (index i = 0; i < b.rows; i += 4) {
+                index const below = std::min(i + 4, b.rows);
+                for (index j = i; j < below; ++j)
+                    for (index r = j + 1; r < below; ++r) sums[j * gram_side + r] = sums[r * gram_side + j];
+                transpose<Arch>(b.rows - below, below - i, sums + below * gram_side + i, gram_side,
+                                sums + i * gram_side + below, gram_side);
+            }
+        }
+        if (!highest.empty()) raise_highest<Arch>(b, highest.data());
+        if (out != nullptr) {
+            for (index i = 0; i < b.rows; ++i)
+                std::copy_n(sums + i * gram_side, b.columns, out + (b.row + i) * out_stride + b.column);
+            if (!diagonal)
+                transpose<Arch>(b.rows, b.columns, sums, gram_side, out + b.column * out_stride + b.row, out_stride);
+        }
+    }
+}
+
+}  // namespace terse::simd
