@@ -120,24 +120,29 @@ template <class Arch>
     using batch = floats<Arch>;
     constexpr index width = lanes<Arch>;
     bool const diagonal = b.row == b.column;
-    index const whole = b.columns - b.columns % width;
+    constexpr float nothing = -std::numeric_limits<float>::infinity();
+    index const whole = b.columns - b.columns % width, rest = b.columns - whole;
     float* const columns = highest + b.column;
     for (index i = 0; i < b.rows; ++i) {
         float* const sums = b.sums + i * gram_side;
         float const self = sums[i];
-        if (diagonal) sums[i] = -std::numeric_limits<float>::infinity();
-        batch most(-std::numeric_limits<float>::infinity());
+        if (diagonal) sums[i] = nothing;
+        batch most(nothing);
         for (index j = 0; j < whole; j += width) {
             auto const x = batch::load_aligned(sums + j);
             most = max_number<Arch>(x, most);
             if (!diagonal) max_number<Arch>(x, batch::load_unaligned(columns + j)).store_unaligned(columns + j);
         }
-        float top = std::max(highest[b.row + i], max_lane<Arch>(most));
-        for (index j = whole; j < b.columns; ++j) {
-            top = sums[j] > top ? sums[j] : top;
-            if (!diagonal) columns[j] = sums[j] > columns[j] ? sums[j] : columns[j];
+        if (rest > 0) {
+            auto const x = xsimd::select(lane_numbers<Arch>() < batch(static_cast<float>(rest)),
+                                         batch::load_aligned(sums + whole), batch(nothing));
+            most = max_number<Arch>(x, most);
+            if (!diagonal) {
+                auto const before = load_partial<Arch>(columns + whole, rest);
+                store_partial<Arch>(max_number<Arch>(x, before), columns + whole, rest);
+            }
         }
-        highest[b.row + i] = top;
+        highest[b.row + i] = std::max(highest[b.row + i], max_lane<Arch>(most));
         if (diagonal) sums[i] = self;
     }
 }
