@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -108,6 +109,7 @@ template <class Arch, int M, class T>
 }
 
 /// Compares a row with up to four of the picks that it has not seen. Picks that are not finite change nothing.
+/// The distance is one fused operation, lest the compiler fuse it for some counts of picks and not for others.
 template <class Arch, class Row>
 void farthest_compare(index i, Row row, index dim, farthest_state const& s) noexcept {
     auto const at = static_cast<std::size_t>(i);
@@ -120,7 +122,7 @@ void farthest_compare(index i, Row row, index dim, farthest_state const& s) noex
         auto const dots = products<Arch, M>(x, rows, dim);
         unroll<M>([&](auto m) {
             float const of_pick = s.inverse[static_cast<std::size_t>(s.picks[next + m])];
-            if (!is_nan(of_pick)) nearest = std::min(nearest, 1 - dots[m] * s.inverse[at] * of_pick);
+            if (!is_nan(of_pick)) nearest = std::min(nearest, std::fma(dots[m] * s.inverse[at], -of_pick, 1.0F));
         });
         s.seen[at] += M;
     };
@@ -155,14 +157,14 @@ void farthest_settle(index begin, index end, Row row, index dim, farthest_state 
         if (lead < 0 || highest[static_cast<std::size_t>(lead)] <= farthest_state::not_finite) return;
         index const b = begin + lead, first = b * farthest_block;
         auto const bounds = s.block(b);
+        index const leader = first + arg_highest<Arch>(bounds);
+        if (s.seen[static_cast<std::size_t>(leader)] == std::ssize(s.picks)) return;
         if (highest[static_cast<std::size_t>(lead)] == std::numeric_limits<float>::infinity()) {
-            // Nobody has seen a pick.
-            for (index i = first; i < std::min(first + farthest_block, s.count); ++i)
-                if (s.bound[static_cast<std::size_t>(i)] > farthest_state::not_finite)
+            // Rows that have not met a pick: all of the block will lead in turn.
+            for (index i = leader; i < std::min(first + farthest_block, s.count); ++i)
+                if (s.bound[static_cast<std::size_t>(i)] == std::numeric_limits<float>::infinity())
                     farthest_compare<Arch>(i, row, dim, s);
         } else {
-            index const leader = first + arg_highest<Arch>(bounds);
-            if (s.seen[static_cast<std::size_t>(leader)] == std::ssize(s.picks)) return;
             farthest_compare<Arch>(leader, row, dim, s);
         }
         highest[static_cast<std::size_t>(lead)] = highest_bound<Arch>(bounds.data());

@@ -107,24 +107,20 @@ void softmax_columns(index queries, Query query, index keys, Key key, index dim,
     }
 }
 
+/// How far row i is from the nearest of the picks, by 1 - cosine; 1 where there is a zero row.
 template <class Row>
-[[nodiscard]] index min_distance(index count, Row row, std::span<float const> inverse, index pick, index dim,
-                                 std::span<float> distance) noexcept {
-    auto const infinity = std::numeric_limits<float>::infinity();
-    bool const usable = std::isfinite(squared_norm(row(pick), dim));
-    float largest = -infinity;
-    index who = -1, undefined = -1;
-    for (index j = 0; j < count; ++j) {
-        float& d = distance[static_cast<std::size_t>(j)];
-        if (usable && d != -infinity) {
-            float const cosine = dot(row(j), row(pick), dim) * inverse[static_cast<std::size_t>(j)] *
-                                 inverse[static_cast<std::size_t>(pick)];
-            if (!(d <= 1 - cosine)) d = 1 - cosine;
+[[nodiscard]] double farthest_distance(index i, Row row, index dim, std::span<token const> picks) noexcept {
+    double nearest = std::numeric_limits<double>::infinity();
+    for (token const pick : picks) {
+        double product = 0, row_norm = 0, pick_norm = 0;
+        for (index c = 0; c < dim; ++c) {
+            double const x = static_cast<float>(row(i)[c]), y = static_cast<float>(row(pick)[c]);
+            product += x * y, row_norm += x * x, pick_norm += y * y;
         }
-        if (d > largest) largest = d, who = j;
-        if (undefined < 0 && std::isnan(d)) undefined = j;
+        double const norms = std::sqrt(row_norm * pick_norm);
+        nearest = std::min(nearest, norms == 0 ? 1 : 1 - product / norms);
     }
-    return who >= 0 ? who : undefined;
+    return nearest;
 }
 
 /// dpp_step over all rows, without strips: left is [steps, count], `factors` what is left of the pick, not negated.
