@@ -17,7 +17,8 @@ namespace terse::prune {
 /// Source: Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models",
 /// arXiv:2503.02175, algorithm 1. Differs: the published code keeps a token twice where tokens are equal and rounding
 /// hides it, and divides by the norm of a zero token; here no token is kept twice and a zero token is similar to none.
-/// Distances to the kept tokens are carried along, so that a step costs tokens * dim.
+/// Distances to the kept tokens are carried along, so that a step costs tokens * dim at most; few tokens or many kept
+/// ones have all cosines stored (select::stores_cosines).
 struct divprune {
     index keep = 0;  ///< tokens to keep: the paper's default is round(0.098 * tokens); all, where there are no more
     bool pick_order = false;  ///< rows in the order picked, most diverse first, instead of ascending
@@ -27,7 +28,8 @@ struct divprune {
     /// @param x   [tokens, dim]; tokens that are not finite are kept last
     /// @return    a selection, with owner; errc::bad_budget unless keep >= 1, errc::bad_shape when tokens exceed
     ///            `token`, errc::out_of_memory
-    /// @complexity O(tokens^2 * dim + keep * tokens * dim); scratch: 12 bytes a token
+    /// @complexity O(tokens^2 * dim / 2 + keep * tokens * dim); scratch: 12 bytes a token, 4 for each worker's, and 4
+    ///             for each pair of tokens where cosines are stored
     template <class T, executor Run = serial>
     [[nodiscard]] result<plan> operator()(tokens_span<T> const& x, arena& memory, Run const& run = {}) const noexcept {
         if (keep < 1) return errc::bad_budget;

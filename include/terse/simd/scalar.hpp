@@ -75,6 +75,20 @@ void nearest(index left_begin, index left_end, Left left, index right_count, Rig
     }
 }
 
+template <class Row>
+void gram(index count, Row row, index dim, std::span<float const> inverse, float* out, index out_stride,
+          std::span<float> highest) noexcept {
+    for (index i = 0; i < count; ++i) {
+        for (index j = 0; j < count; ++j) {
+            float x = dot(row(i), row(j), dim);
+            if (!inverse.empty()) x *= inverse[static_cast<std::size_t>(i)] * inverse[static_cast<std::size_t>(j)];
+            if (out != nullptr) out[i * out_stride + j] = x;
+            if (!highest.empty() && i != j && x > highest[static_cast<std::size_t>(i)])
+                highest[static_cast<std::size_t>(i)] = x;
+        }
+    }
+}
+
 template <class Query, class Key>
 void softmax_columns(index heads, index queries, Query query, index keys, Key key, index dim, float scale,
                      float soft_cap, index visible, std::span<float> columns, index stride, index wanted) noexcept {
@@ -97,24 +111,34 @@ void softmax_columns(index heads, index queries, Query query, index keys, Key ke
     }
 }
 
+/// How far row i is from the nearest of the picks, by 1 - cosine; 1 where there is a zero row.
 template <class Row>
-[[nodiscard]] index min_distance(index count, Row row, std::span<float const> inverse, index pick, index dim,
-                                 std::span<float> distance) noexcept {
-    auto const infinity = std::numeric_limits<float>::infinity();
-    bool const usable = std::isfinite(squared_norm(row(pick), dim));
-    float largest = -infinity;
-    index who = -1, undefined = -1;
-    for (index j = 0; j < count; ++j) {
-        float& d = distance[static_cast<std::size_t>(j)];
-        if (usable && d != -infinity) {
-            float const cosine = dot(row(j), row(pick), dim) * inverse[static_cast<std::size_t>(j)] *
-                                 inverse[static_cast<std::size_t>(pick)];
-            if (!(d <= 1 - cosine)) d = 1 - cosine;
+[[nodiscard]] double farthest_distance(index i, Row row, index dim, std::span<token const> picks) noexcept {
+    double nearest = std::numeric_limits<double>::infinity();
+    for (token const pick : picks) {
+        double product = 0, row_norm = 0, pick_norm = 0;
+        for (index c = 0; c < dim; ++c) {
+            double const x = static_cast<float>(row(i)[c]), y = static_cast<float>(row(pick)[c]);
+            product += x * y, row_norm += x * x, pick_norm += y * y;
         }
-        if (d > largest) largest = d, who = j;
-        if (undefined < 0 && std::isnan(d)) undefined = j;
+        double const norms = std::sqrt(row_norm * pick_norm);
+        nearest = std::min(nearest, norms == 0 ? 1 : 1 - product / norms);
     }
-    return who >= 0 ? who : undefined;
+    return nearest;
+}
+
+/// dpp_step over all rows, without strips: left is [steps, count], `factors` what is left of the pick, not negated.
+inline void dpp_step(index count, float const* kernel, double pick_gain, std::span<double const> factors, double* left,
+                     double* gain, double least_share, double const* value) noexcept {
+    for (index i = 0; i < count; ++i) {
+        double e = kernel[i];
+        for (std::size_t step = 0; step < factors.size(); ++step)
+            e -= factors[step] * left[static_cast<index>(step) * count + i];
+        e /= std::sqrt(pick_gain);
+        left[std::ssize(factors) * count + i] = e;
+        gain[i] -= e * e;
+        if (!(gain[i] > least_share * value[i])) gain[i] = -1;
+    }
 }
 
 // Selection and rows.

@@ -89,7 +89,7 @@ TEST_CASE("farthest points: ties, copies and zeros", "[select][farthest_point]")
 }
 
 TEST_CASE("farthest points: rows that are not finite come last", "[select][farthest_point]") {
-    auto const bad = GENERATE(terse::test::not_a_number, terse::test::infinity);
+    auto const bad = GENERATE(as<float>{}, terse::test::not_a_number, terse::test::infinity);
     auto x = terse::test::random_tokens(21, 9, 3);
     x.row(0)[4] = bad;
     x.row(13)[0] = bad;
@@ -141,4 +141,57 @@ TEST_CASE("farthest points do not depend on the rows' lengths", "[select][farthe
     for (terse::index t = 0; t < 40; ++t)
         for (terse::index c = 0; c < 12; ++c) scaled.row(t)[c] *= std::ldexp(1.0F, static_cast<int>(t % 9) - 4);
     CHECK(picks(scaled.view(), 40) == picks(x.view(), 40));
+}
+
+TEST_CASE("farthest points by bounds and from all cosines are the same", "[select][farthest_point]") {
+    // Few picks of many rows are made by bounds, many from stored cosines: the first ones must be the same.
+    struct shape {
+        terse::index tokens, dim, clusters;
+        float spread;
+    };
+    auto const s = GENERATE(values<shape>({{200, 16, 200, 0.0F}, {200, 33, 11, 0.3F}, {260, 40, 7, 0.05F}}));
+    auto const start = GENERATE(terse::index{-1}, terse::index{3});
+    CAPTURE(s.tokens, s.dim, start);
+    auto const x = terse::test::clustered_tokens(s.tokens, s.dim, s.clusters, 41, s.spread);
+    auto const expected = clear_picks(x, 40, start);
+    REQUIRE(std::ssize(expected) > 10);
+    for (terse::index const count :
+         {terse::index{1}, terse::index{2}, s.tokens / 20, s.tokens / 4, s.tokens / 2, s.tokens}) {
+        CAPTURE(count);
+        CHECK(terse::select::stores_cosines(s.tokens, count, start < 0) ==
+              (count > s.tokens / 4 || (start < 0 && count == s.tokens / 4)));
+        auto const order = picks(x.view(), count, start);
+        auto const clear = std::min(std::ssize(order), std::ssize(expected));
+        CHECK(std::equal(order.begin(), order.begin() + clear, expected.begin()));
+        for (terse::index workers : terse::test::worker_counts)
+            REQUIRE(picks(x.view(), count, start, terse::test::threads{workers}) == order);
+    }
+}
+
+TEST_CASE("farthest points of long rows do not depend on threads", "[select][farthest_point]") {
+    auto x = terse::test::clustered_tokens(600, 2000, 30, 51, 0.4F);  // enough to share every step
+    for (terse::index const copy : {100, 500}) std::copy_n(x.row(17), x.dim, x.row(copy));
+    std::fill_n(x.row(33), x.dim, 0.0F);
+    x.row(44)[1999] = terse::test::infinity;
+    for (terse::index const count : {terse::index{25}, terse::index{210}}) {
+        for (terse::index const start : {terse::index{-1}, terse::index{5}}) {
+            auto const order = picks(x.view(), count, start);
+            for (terse::index workers : terse::test::worker_counts)
+                REQUIRE(picks(x.view(), count, start, terse::test::threads{workers}) == order);
+        }
+    }
+}
+
+TEST_CASE("farthest points of equal rows come in their order, whatever way they are found",
+          "[select][farthest_point]") {
+    // Orthogonal directions, each several times: ties everywhere, and exact ones.
+    tensor<float> x{std::vector<float>(120 * 16), 1, 120, 16};
+    for (terse::index t = 0; t < 120; ++t) x.row(t)[t * 7 % 16] = 2;
+    tokens_list expected(120);
+    std::iota(expected.begin(), expected.end(), 0);
+    std::stable_partition(expected.begin(), expected.end(), [](terse::token t) { return t < 16; });
+    for (terse::index const count : {terse::index{5}, terse::index{16}, terse::index{39}, terse::index{120}}) {
+        auto const order = picks(x.view(), count, 0);
+        CHECK(std::equal(order.begin(), order.end(), expected.begin()));
+    }
 }

@@ -1,0 +1,87 @@
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include <Eigen/Core>
+
+#include <terse/select/dpp.hpp>
+
+#include "../compare.hpp"
+
+namespace terse::bench {
+namespace {
+
+using matrix = row_major<float>;
+
+/// A kernel as CDPruner's: cosines of random tokens, weighted by relevance.
+matrix kernel_of(index rows, index dim, unsigned seed) {
+    auto const x = random_values(rows * dim, seed);
+    matrix tokens = Eigen::Map<matrix const>(x.data(), rows, dim);
+    tokens.rowwise().normalize();
+    auto const r = random_values(rows, seed + 100);
+    for (index i = 0; i < rows; ++i) tokens.row(i) *= 1.1F + r[static_cast<std::size_t>(i)];
+    matrix kernel(rows, rows);
+    kernel.noalias() = tokens * tokens.transpose();
+    return kernel;
+}
+
+/// The published algorithm, a line of Eigen for a line.
+struct by_lines {
+    Eigen::RowVectorXf gains{}, e{};
+    matrix left{};
+
+    void operator()(matrix const& kernel, std::span<token> picked) {
+        gains = kernel.diagonal().transpose();
+        left.resize(std::ssize(picked), kernel.rows());
+        for (index step = 0; step < std::ssize(picked); ++step) {
+            index pick = 0;
+            gains.maxCoeff(&pick);
+            picked[static_cast<std::size_t>(step)] = static_cast<token>(pick);
+            e = kernel.row(pick);
+            e.noalias() -= left.col(pick).head(step).transpose() * left.topRows(step);
+            e /= std::sqrt(gains[pick]);
+            gains -= e.cwiseAbs2();
+            gains[pick] = -std::numeric_limits<float>::infinity();
+            left.row(step) = e;
+        }
+    }
+};
+
+contest dpp(index rows, index keep) {
+    struct state {
+        std::vector<matrix> kernels;
+        std::vector<token> picked;
+        arena memory;
+        by_lines eigen;
+    };
+    auto const s = std::make_shared<state>();
+    for (unsigned seed = 0; seed < 3; ++seed) s->kernels.push_back(kernel_of(rows, 256, seed));
+    s->picked.resize(static_cast<std::size_t>(keep));
+
+    // Each step reads what all before it left behind.
+    limit bound = read_limit(static_cast<std::size_t>(rows * keep) * sizeof(float), 1);
+    bound.probe = [read = bound.probe](std::size_t) { read(0); };
+    bound.share = static_cast<double>(keep - 1) / 2;
+    contest c{.bound = bound, .candidates = {}};
+    c.inputs = s->kernels.size();
+    c.candidates.push_back({"terse", [s](std::size_t input) {
+                                static_cast<void>(select::dpp(view(s->kernels[input]), s->picked, s->memory));
+                            }});
+    c.candidates.push_back({eigen_name(), [s](std::size_t input) { s->eigen(s->kernels[input], s->picked); }});
+    for (std::size_t input = 0; input < c.inputs; ++input) {
+        c.candidates[0].run(input);
+        auto const ours = s->picked;
+        c.candidates[1].run(input);
+        c.agree = c.agree && ours == s->picked;
+    }
+    return c;
+}
+
+bool const added = [] {
+    for (auto const& [n, k] : {std::pair<index, index>{576, 64}, {2880, 64}})
+        add({"dpp", {{"n", n}, {"k", k}}}, [n = n, k = k] { return dpp(n, k); });
+    return true;
+}();
+
+}  // namespace
+}  // namespace terse::bench

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <span>
+
+#include <terse/simd/batch.hpp>
+#include <terse/simd/top_k.hpp>
+
+// Reading limits this: each step multiplies what every earlier step left behind, one multiply-add for each float read,
+// from the second-level cache at best. So a strip of rows goes through all of a step while its sums are in registers,
+// and what the steps left of a strip stands together, to be read as one stream.
+
+namespace terse::simd {
+
+/// Rows that are taken through a step at once: eight registers.
+template <class Arch>
+inline constexpr index dpp_strip = 8 * lanes<Arch>;
+
+/// Strips of `count` rows.
+template <class Arch>
+[[nodiscard]] constexpr index dpp_strips(index count) noexcept {
+    return (count + dpp_strip<Arch> - 1) / dpp_strip<Arch>;
+}
+
+/// A row is used up when no more than this share of its kernel value is left of its gain: in float, that is noise.
+inline constexpr float dpp_least_share = 1e-5F;
+
+/// The gain of a row that cannot be picked any more.
+inline constexpr float dpp_no_gain = -1;
+
+/// Greedy choice of rows so that the determinant of their kernel grows the most: what is known between two picks.
+/// Whole strips of rows; those beyond the kernel's have no gain.
+struct dpp_state {
+    index count = 0;             ///< rows of the kernel
+    index steps = 0;             ///< how many steps there is room for
+    std::span<float> gain{};     ///< [strips * strip]: by what factor a row would raise the determinant, or dpp_no_gain
+    std::span<float> least{};    ///< [strips * strip]: the gain that a row is used up with
+    std::span<float> highest{};  ///< [strips]: the highest gain of each
+    std::span<float> left{};     ///< [strips, steps, strip]: rows of the kernel's Cholesky factor, as far as known
+};
+
+/// Gains before the first pick: the kernel's diagonal. A value that is not finite or not positive is no gain.
+/// @param value  callable index -> float
+template <class Arch = default_arch, class Value>
+void dpp_start(dpp_state const& s, Value value) noexcept {
+    for (std::size_t i = 0; i < s.gain.size(); ++i) {
+        float const x = static_cast<index>(i) < s.count ? value(static_cast<index>(i)) : 0.0F;
+        bool const usable = is_finite(x) && x > 0;
+        s.gain[i] = usable ? x : dpp_no_gain;
+        s.least[i] = usable ? dpp_least_share * x : 0.0F;
+    }
+    constexpr auto strip = static_cast<std::size_t>(dpp_strip<Arch>);
+    for (std::size_t i = 0; i < s.highest.size(); ++i)
+        s.highest[i] = *std::max_element(s.gain.begin() + static_cast<index>(i * strip),
+                                         s.gain.begin() + static_cast<index>((i + 1) * strip));
+}
+
+/// The row of highest gain, the lowest of equals; -1 when no row has any.
+template <class Arch = default_arch>
+[[nodiscard]] index dpp_best(dpp_state const& s) noexcept {
+    index const strip = arg_highest<Arch>(s.highest);
+    if (strip < 0 || s.highest[static_cast<std::size_t>(strip)] < 0) return -1;
+    constexpr index width = dpp_strip<Arch>;
+    return strip * width + arg_highest<Arch>(s.gain.subspan(static_cast<std::size_t>(strip * width), width));
+}
+
+/// What the steps so far left of a row, negated: by this a step multiplies what they left of the others.
+template <class Arch = default_arch>
+void dpp_factors(dpp_state const& s, index row, std::span<float> factors) noexcept {
+    constexpr index width = dpp_strip<Arch>;
+    float const* from = s.left.data() + row / width * width * s.steps + row % width;
+    for (float& f : factors) f = -*from, from += width;
+}
+
+/// Takes strips [begin, end) past a pick: gain[i] -= e^2 where e = (kernel[i] + the sum over earlier steps of
+/// factors[step] * left[i][step]) / sqrt(the pick's gain). A row that is used up, or whose e is NaN, has no gain from
+/// then on. Strips do not depend on each other.
+///
+/// @param kernel   [count]: the pick's row of the kernel; any alignment
+/// @param gain     the pick's, > 0; in `s` it must be dpp_no_gain by now
+/// @param factors  [step]: of dpp_factors; step < s.steps
+/// @complexity     O(rows * step), one pass; no allocation
+template <class Arch = default_arch>
+[[gnu::flatten]] void dpp_step(index begin, index end, float const* kernel, float gain, std::span<float const> factors,
+                               dpp_state const& s) noexcept {
+    using batch = floats<Arch>;
+    constexpr index width = lanes<Arch>, strip = dpp_strip<Arch>;
+    index const step = std::ssize(factors);
+    batch const inverse_root(1 / std::sqrt(gain)), none(dpp_no_gain);
+    for (index at = begin; at < end; ++at) {
+        index const first = at * strip, rest = s.count - first;
+        std::array<batch, 8> e;
+        if (rest >= strip) {
+            unroll<8>([&](auto v) { e[v] = batch::load_unaligned(kernel + first + v * width); });
+        } else {
+            std::array<float, static_cast<std::size_t>(strip)> values{};
+            std::copy_n(kernel + first, rest, values.begin());
+            unroll<8>([&](auto v) { e[v] = batch::load_unaligned(values.data() + v * width); });
+        }
+        float* left = s.left.data() + first * s.steps;
+        for (float const factor : factors) {
+            batch const f(factor);
+            unroll<8>([&](auto v) { e[v] = fma<Arch>(f, batch::load_aligned(left + v * width), e[v]); });
+            left += strip;
+        }
+        batch highest = none;
+        unroll<8>([&](auto v) {
+            e[v] *= inverse_root;
+            if (step < s.steps) e[v].store_aligned(left + v * width);
+            float* const gains = s.gain.data() + first + v * width;
+            auto const now = fma<Arch>(-e[v], e[v], batch::load_aligned(gains));
+            auto const kept = xsimd::select(now > batch::load_aligned(s.least.data() + first + v * width), now, none);
+            kept.store_aligned(gains);
+            highest = max_number<Arch>(kept, highest);
+        });
+        s.highest[static_cast<std::size_t>(at)] = max_lane<Arch>(highest);
+    }
+}
+
+}  // namespace terse::simd
