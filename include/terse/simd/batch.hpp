@@ -76,9 +76,29 @@ template <class Arch>
         return hadd(x);
 }
 
-/// The sums of as many registers as there are lanes: lane i is the sum of x[i]'s.
+/// The sums of as many registers as there are lanes: lane i is the sum of x[i]'s. A transposition that adds; xsimd 8's
+/// puts lanes 2, 3, 10 and 11 in the place of 4, 5, 12 and 13 on AVX-512.
 template <class Arch>
 [[nodiscard]] floats<Arch> sum_each(std::array<floats<Arch>, floats<Arch>::size> const& x) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) {
+        auto const pairs = [](__m512 a, __m512 b) noexcept {
+            return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        };
+        auto const quads = [&](auto first) noexcept {
+            auto const a = _mm512_castps_pd(pairs(x[first], x[first + 1]));
+            auto const b = _mm512_castps_pd(pairs(x[first + 2], x[first + 3]));
+            return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                                 _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        };
+        auto const halves = [](__m512 a, __m512 b) noexcept {
+            return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+        };
+        auto const low = halves(quads(0U), quads(4U)), high = halves(quads(8U), quads(12U));
+        return floats<Arch>(
+            _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xDD)));
+    }
+#endif
     return xsimd::haddp(x.data());
 }
 
