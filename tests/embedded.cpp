@@ -79,6 +79,14 @@ constexpr check checks[] = {
          auto const plans = terse::kv::h2o{.keep = 20, .recent = 10}(state, m);
          return plans && state.compact(*plans) == terse::errc::ok && state.tokens() == 20;
      }},
+    {"kv::h2o::step",
+     [](terse::arena&) {
+         static std::array<terse::token, kv_heads> slots;
+         terse::kv::column_sums state{.values = sums, .heads = kv_heads, .capacity = tokens, .used = tokens};
+         auto const attention = terse::head_major<float const>(keys.data(), kv_heads, 1, tokens);
+         terse::kv::h2o const policy{.keep = tokens - 1, .recent = 10};
+         return policy.step(state, attention, tokens - 1, slots) == terse::errc::ok && slots[0] < tokens - 10;
+     }},
     {"merge::tome", [](terse::arena& m) { return reduces(terse::merge::tome{.remove = 16}(tokens_in(), m), 80, m); }},
     {"merge::tome_kth",
      [](terse::arena& m) { return reduces(terse::merge::tome_kth{.every = 4}(tokens_in(), m), 24, m); }},

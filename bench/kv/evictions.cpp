@@ -1,42 +1,34 @@
 // Each eviction against what an engine author writes with Eigen: whole products, whole softmax rows, nth_element.
+#include "evictions.hpp"
+
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <memory>
 #include <numeric>
 
 #include <Eigen/Core>
 
 #include <terse/kv.hpp>
 
-#include "measure.hpp"
+#include "../compare.hpp"
 
 namespace terse::bench {
 namespace {
 
 using matrix = row_major<float>;
 
-/// One layer of an engine: 2 kv heads, 8 query heads, 128 channels.
-struct engine {
-    static constexpr index kv_heads = 2, heads = 8, dim = 128;
-    index tokens, window;
-    std::vector<float> keys, queries;
+constexpr index budget = 1024;
+constexpr snapkv_settings snapkv{budget, 5};
 
-    engine(index n, index w, unsigned seed)
-        : tokens{n},
-          window{w},
-          keys{random_values(kv_heads * n * dim, 2 * seed)},
-          queries{random_values(heads * w * dim, 2 * seed + 1)} {}
-
-    [[nodiscard]] terse::layer<float> layer() const {
-        return {.keys = head_major(keys.data(), kv_heads, tokens, dim),
-                .queries = head_major(queries.data(), heads, window, dim)};
-    }
-    [[nodiscard]] auto keys_of(index kv) const { return layer().keys.head(kv).map(); }
-    [[nodiscard]] auto queries_of(index h) const { return layer().queries.head(h).map(); }
-};
+auto keys_of(attention_inputs const& e, index kv) {
+    return view(e.keys.data() + kv * e.tokens * e.dim, e.tokens, e.dim).map();
+}
 
 /// Sums over the window of query head h's attention, by the book.
-Eigen::RowVectorXf attention_columns(engine const& e, index h) {
-    matrix logits = e.queries_of(h) * e.keys_of(h / (e.heads / e.kv_heads)).transpose();
+Eigen::RowVectorXf attention_columns(attention_inputs const& e, index h) {
+    auto const queries = view(e.queries.data() + h * e.window * e.dim, e.window, e.dim).map();
+    matrix logits = queries * keys_of(e, h / (e.heads / e.kv_heads)).transpose();
     logits *= 1.0F / std::sqrt(static_cast<float>(e.dim));
     for (index i = 0; i < e.window; ++i) {
         auto row = logits.row(i);
@@ -48,7 +40,7 @@ Eigen::RowVectorXf attention_columns(engine const& e, index h) {
 }
 
 /// The mean over the query heads of a kv head, or over all of them.
-matrix by_group(engine const& e, bool across_heads) {
+matrix by_group(attention_inputs const& e, bool across_heads) {
     index const rows = across_heads ? 1 : e.kv_heads, group = e.heads / rows;
     matrix scores = matrix::Zero(rows, e.tokens);
     for (index h = 0; h < e.heads; ++h) scores.row(h / group) += attention_columns(e, h);
@@ -57,16 +49,16 @@ matrix by_group(engine const& e, bool across_heads) {
 
 matrix pooled(matrix const& scores, index kernel) {
     matrix out = matrix::Zero(scores.rows(), scores.cols());
-    for (index r = 0; r < scores.rows(); ++r)
-        for (index t = 0; t < scores.cols(); ++t)
-            for (index k = std::max<index>(0, t - kernel / 2); k <= std::min(scores.cols() - 1, t + kernel / 2); ++k)
-                out(r, t) += scores(r, k) / static_cast<float>(kernel);
+    for (index shift = -(kernel / 2); shift <= kernel / 2; ++shift) {
+        index const begin = std::max<index>(0, -shift), count = scores.cols() - std::abs(shift);
+        out.middleCols(begin, count) += scores.middleCols(begin + shift, count) / static_cast<float>(kernel);
+    }
     return out;
 }
 
 /// Ascending slots of the highest scores before the last `recent`, and those.
-std::vector<std::vector<token>> highest(matrix const& scores, index tokens, index keep, index recent) {
-    std::vector<std::vector<token>> kept;
+slots highest(matrix const& scores, index tokens, index keep, index recent) {
+    slots kept;
     for (index r = 0; r < scores.rows(); ++r) {
         std::vector<token> order(static_cast<std::size_t>(tokens - recent));
         std::iota(order.begin(), order.end(), token{0});
@@ -81,122 +73,146 @@ std::vector<std::vector<token>> highest(matrix const& scores, index tokens, inde
     return kept;
 }
 
-/// A policy and its peer, over the same engine.
-struct contest {
-    index window;  ///< queries of the engine; 0: all
-    result<plans> (*ours)(engine const& e, arena& memory);
-    matrix (*scores)(engine const& e);
+/// A policy, the scores that it goes by, by the book, and what it keeps.
+template <class T>
+struct eviction {
+    std::function<result<plans>(layer<T> const&, arena&)> ours;
+    std::function<matrix(attention_inputs const&)> scores;
     index keep, recent;
 };
 
-constexpr index keep = 256;
-
-contest const snapkv{
-    32, [](engine const& e, arena& memory) { return kv::snapkv{.keep = keep, .window = 32}(e.layer(), memory); },
-    [](engine const& e) { return pooled(by_group(e, false).leftCols(e.tokens - 32), 5); }, keep, 32};
-contest const tova{1, [](engine const& e, arena& memory) { return kv::tova{.keep = keep}(e.layer(), memory); },
-                   [](engine const& e) { return by_group(e, true); }, keep, 1};
-contest const h2o{
-    0, [](engine const& e, arena& memory) { return kv::h2o{.keep = keep, .recent = keep / 2}(e.layer(), memory); },
-    [](engine const& e) { return by_group(e, false); }, keep, keep / 2};
-contest const key_norm{1, [](engine const& e, arena& memory) { return kv::key_norm{.keep = keep}(e.layer(), memory); },
-                       [](engine const& e) {
-                           matrix scores(e.kv_heads, e.tokens);
-                           for (index h = 0; h < e.kv_heads; ++h)
-                               scores.row(h) = -e.keys_of(h).rowwise().norm().transpose();
-                           return scores;
-                       },
-                       keep, 0};
-
-/// Whether every slot that we keep is, by the peer's scores, among the kept ones or level with the last of them.
-bool agree(contest const& c, engine const& e) {
-    arena memory;
-    auto const plans = c.ours(e, memory).value();
-    matrix const scores = c.scores(e);
-    auto const theirs = highest(scores, e.tokens, c.keep, c.recent);
-    for (index r = 0; r < scores.rows(); ++r) {
-        auto const& own = theirs[static_cast<std::size_t>(r)];
+/// Whether every slot kept is, by the book's scores, among the kept ones or level with the last of them.
+bool correct(slots const& found, matrix const& scores, index tokens, index keep, index recent, float tolerance) {
+    auto const expected = highest(scores, tokens, keep, recent);
+    if (found.size() != expected.size()) return false;
+    for (std::size_t r = 0; r < found.size(); ++r) {
+        auto const score = [&](token t) { return scores(static_cast<index>(r), t); };
         float lowest = std::numeric_limits<float>::infinity();
-        for (token const t : own)
-            if (t < e.tokens - c.recent) lowest = std::min(lowest, scores(r, t));
-        for (token const t : plans[r].sources)
-            if (t < e.tokens - c.recent && !(scores(r, t) >= lowest - 1e-4F * std::abs(lowest))) return false;
-        if (plans[r].kept() != std::ssize(own)) return false;
+        for (token const t : expected[r])
+            if (t < tokens - recent) lowest = std::min(lowest, score(t));
+        for (token const t : found[r])
+            if (t < tokens - recent && !(score(t) >= lowest - tolerance * std::abs(lowest))) return false;
+        if (found[r].size() != expected[r].size()) return false;
     }
     return true;
 }
 
-std::vector<engine> engines(benchmark::State& state, contest const& c) {
-    index const n = state.range(0);
-    std::vector<engine> all;
-    for (unsigned seed = 0; seed < 3; ++seed) all.emplace_back(n, c.window == 0 ? n : c.window, seed);
-    if (!agree(c, all[0])) state.SkipWithError("the answers differ");
+slots as_slots(plans const& p) {
+    slots all;
+    for (plan const& each : p.items) all.emplace_back(each.sources.begin(), each.sources.end());
     return all;
 }
 
-void with_terse(benchmark::State& state, contest const& c) {
-    auto const inputs = engines(state, c);
-    arena memory;
-    std::size_t next = 0;
-    for (auto _ : state) {
-        memory.rewind();
-        auto plans = c.ours(inputs[next++ % inputs.size()], memory);
-        benchmark::DoNotOptimize(plans);
+/// @param more  other peers, in float
+template <class T>
+contest evict(index n, index window, limit (*bound)(attention_inputs const&, std::size_t inputs), eviction<T> const& e,
+              std::vector<snapkv_peer> const& more = {}) {
+    struct state {
+        std::vector<attention_inputs> inputs;
+        std::vector<std::vector<T>> keys, queries;
+        arena memory;
+    };
+    auto const s = std::make_shared<state>();
+    for (unsigned seed = 0; seed < (n > 50'000 ? 1U : 3U); ++seed) {
+        auto& in = s->inputs.emplace_back(attention_inputs{n, window});
+        auto const rounded = [](std::vector<float>& x) {
+            std::vector<T> stored(x.size());
+            for (std::size_t i = 0; i < x.size(); ++i) stored[i] = static_cast<T>(x[i]);
+            for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(stored[i]);
+            return stored;
+        };
+        in.keys = random_values(in.kv_heads * n * in.dim, 2 * seed);
+        in.queries = random_values(in.heads * window * in.dim, 2 * seed + 1);
+        s->keys.push_back(rounded(in.keys));
+        s->queries.push_back(rounded(in.queries));
     }
-}
-
-void with_eigen(benchmark::State& state, contest const& c) {
-    auto const inputs = engines(state, c);
-    std::size_t next = 0;
-    for (auto _ : state) {
-        engine const& e = inputs[next++ % inputs.size()];
-        auto kept = highest(c.scores(e), e.tokens, c.keep, c.recent);
-        benchmark::DoNotOptimize(kept.data());
+    auto const ours = [s, e](std::size_t input) {
+        auto const& in = s->inputs[input];
+        layer<T> const l{.keys = head_major<T const>(s->keys[input].data(), in.kv_heads, in.tokens, in.dim),
+                         .queries = head_major<T const>(s->queries[input].data(), in.heads, in.window, in.dim)};
+        s->memory.rewind();
+        return e.ours(l, s->memory);
+    };
+    contest c{.bound = bound(s->inputs[0], s->inputs.size()), .candidates = {}, .inputs = s->inputs.size()};
+    c.candidates.push_back({"terse", [ours](std::size_t input) { keep(ours(input)); }});
+    matrix const scores = e.scores(s->inputs[0]);
+    auto const found = ours(0);
+    c.agree = found && correct(as_slots(*found), scores, n, e.keep, e.recent, 1e-4F);
+    if constexpr (std::same_as<T, float>) {
+        c.candidates.push_back({eigen_name(), [s, e](std::size_t input) {
+                                    auto const& in = s->inputs[input];
+                                    keep(highest(e.scores(in), in.tokens, e.keep, e.recent));
+                                }});
+        for (auto const& [name, solve] : more) {
+            c.candidates.push_back(
+                {name, [s, solve = solve](std::size_t input) { keep(solve(s->inputs[input], snapkv)); }});
+            c.agree = c.agree && correct(solve(s->inputs[0], snapkv), scores, n, e.keep, e.recent, 1e-4F);
+        }
     }
+    return c;
 }
 
-void long_prompts(benchmark::internal::Benchmark* b) {
-    b->ArgName("n")->Arg(4096)->Arg(32768)->Unit(benchmark::kMicrosecond);
+limit every_product(attention_inputs const& e, std::size_t) {
+    return fma_limit(2.0 * static_cast<double>(e.heads * e.window * e.tokens * e.dim));
 }
-void short_prompts(benchmark::internal::Benchmark* b) { b->ArgName("n")->Arg(1024)->Unit(benchmark::kMicrosecond); }
+limit causal_products(attention_inputs const& e, std::size_t) {
+    return fma_limit(static_cast<double>(e.heads * e.window * e.tokens * e.dim));
+}
+limit every_key(attention_inputs const& e, std::size_t inputs) {
+    return read_limit(e.keys.size() * sizeof(float), inputs);
+}
 
-BENCHMARK_CAPTURE(with_terse, snapkv, snapkv)->Name("kv/snapkv/terse")->Apply(long_prompts);
-BENCHMARK_CAPTURE(with_eigen, snapkv, snapkv)->Name("kv/snapkv/eigen")->Apply(long_prompts);
-BENCHMARK_CAPTURE(with_terse, tova, tova)->Name("kv/tova/terse")->Apply(long_prompts);
-BENCHMARK_CAPTURE(with_eigen, tova, tova)->Name("kv/tova/eigen")->Apply(long_prompts);
-BENCHMARK_CAPTURE(with_terse, key_norm, key_norm)->Name("kv/key_norm/terse")->Apply(long_prompts);
-BENCHMARK_CAPTURE(with_eigen, key_norm, key_norm)->Name("kv/key_norm/eigen")->Apply(long_prompts);
-BENCHMARK_CAPTURE(with_terse, h2o, h2o)->Name("kv/h2o/terse")->Apply(short_prompts);
-BENCHMARK_CAPTURE(with_eigen, h2o, h2o)->Name("kv/h2o/eigen")->Apply(short_prompts);
+template <class T>
+void add_snapkv(index n, index window) {
+    add({"snapkv", {{"n", n}, {"d", attention_inputs::dim}, {"window", window}}, dtype_name<T>()}, [=] {
+        eviction<T> const e{[=](layer<T> const& l, arena& memory) {
+                                return kv::snapkv{.keep = snapkv.keep, .window = window, .kernel = snapkv.kernel}(
+                                    l, memory);
+                            },
+                            [=](attention_inputs const& in) {
+                                return pooled(by_group(in, false).leftCols(in.tokens - window), snapkv.kernel);
+                            },
+                            snapkv.keep, window};
+        return evict<T>(n, window, every_product, e, snapkv_peers);
+    });
+}
 
-/// The positions alone: what is left is writing the kept slots.
-void streaming(benchmark::State& state) {
-    arena memory;
-    for (auto _ : state) {
-        memory.rewind();
-        auto plans = kv::streaming_llm{.recent = keep - 4}(state.range(0), memory);
-        benchmark::DoNotOptimize(plans);
+bool const added = [] {
+    for (index const n : {4096, 32768, 131072})
+        for (index const window : {32, 64}) {
+            add_snapkv<float>(n, window);
+            add_snapkv<half>(n, window);
+            add_snapkv<bfloat16>(n, window);
+        }
+    for (index const n : {4096, 32768}) {
+        add({"tova", {{"n", n}, {"d", attention_inputs::dim}}}, [=] {
+            eviction<float> const e{
+                [](layer<float> const& l, arena& memory) { return kv::tova{.keep = budget}(l, memory); },
+                [](attention_inputs const& in) { return by_group(in, true); }, budget, 1};
+            return evict<float>(n, 1, every_key, e);
+        });
+        add({"key-norm", {{"n", n}, {"d", attention_inputs::dim}}}, [=] {
+            eviction<float> const e{
+                [](layer<float> const& l, arena& memory) { return kv::key_norm{.keep = budget}(l, memory); },
+                [](attention_inputs const& in) {
+                    matrix scores(in.kv_heads, in.tokens);
+                    for (index h = 0; h < in.kv_heads; ++h)
+                        scores.row(h) = -keys_of(in, h).rowwise().norm().transpose();
+                    return scores;
+                },
+                budget, 0};
+            return evict<float>(n, 1, every_key, e);
+        });
     }
-}
-BENCHMARK(streaming)->Name("kv/streaming_llm/terse")->Apply(long_prompts);
-
-/// One step of decoding with H2O: the attention of the new token joins the sums, and one slot goes.
-void h2o_step(benchmark::State& state) {
-    index const n = state.range(0), heads = engine::heads, kv_heads = engine::kv_heads;
-    std::vector<float> const attention = random_values(heads * n, 1);
-    std::vector<float> sums(static_cast<std::size_t>(kv_heads * n));
-    kv::column_sums state_of_layer{.values = sums, .heads = kv_heads, .capacity = n};
-    layer<float> l{.keys = {.heads = kv_heads, .tokens = n}, .attention = head_major(attention.data(), heads, 1, n)};
-    kv::h2o const policy{.keep = n - 1, .recent = n / 2};
-    arena memory;
-    for (auto _ : state) {
-        memory.rewind();
-        if (state_of_layer.add(l, memory) != errc::ok) state.SkipWithError("the sums refuse a step");
-        auto plans = policy(state_of_layer, memory);
-        if (!plans || state_of_layer.compact(*plans) != errc::ok) state.SkipWithError("the step failed");
-    }
-}
-BENCHMARK(h2o_step)->Name("kv/h2o_step/terse")->Apply(long_prompts);
+    add({"h2o", {{"n", 1024}, {"d", attention_inputs::dim}}}, [] {
+        index const n = 1024, keep = n / 4;
+        eviction<float> const e{
+            [=](layer<float> const& l, arena& memory) { return kv::h2o{.keep = keep, .recent = keep / 2}(l, memory); },
+            [](attention_inputs const& in) { return by_group(in, false); }, keep, keep / 2};
+        return evict<float>(n, n, causal_products, e);
+    });
+    return true;
+}();
 
 }  // namespace
 }  // namespace terse::bench

@@ -1,24 +1,18 @@
 // Re-rotation of the keys that an eviction left, against the same rotation with Eigen's arrays.
 #include <cmath>
+#include <memory>
 #include <numeric>
 
 #include <Eigen/Core>
 
 #include <terse/kv/rotate.hpp>
 
-#include "measure.hpp"
+#include "../compare.hpp"
 
 namespace terse::bench {
 namespace {
 
 constexpr index heads = 8, tokens = 1024, dim = 128, half_dim = dim / 2;
-
-std::vector<float> frequencies() {
-    std::vector<float> f;
-    for (index i = 0; i < half_dim; ++i)
-        f.push_back(std::pow(10000.0F, -static_cast<float>(i) / static_cast<float>(half_dim)));
-    return f;
-}
 
 /// Every row by its own delta, as after an eviction: row t goes from 2 t to t.
 void by_eigen(std::vector<float>& keys, std::vector<float> const& frequency) {
@@ -36,44 +30,35 @@ void by_eigen(std::vector<float>& keys, std::vector<float> const& frequency) {
     }
 }
 
-struct positions {
-    std::vector<token> from = std::vector<token>(tokens), to = std::vector<token>(tokens);
-    positions() {
-        std::iota(to.begin(), to.end(), token{0});
-        for (token t = 0; t < tokens; ++t) from[static_cast<std::size_t>(t)] = 2 * t;
-    }
-};
+contest rotate() {
+    struct state {
+        std::vector<float> frequency{}, ours = random_values(heads * tokens * dim, 1), theirs = ours;
+        std::vector<token> from = std::vector<token>(tokens), to = from;
+    };
+    auto const s = std::make_shared<state>();
+    std::iota(s->to.begin(), s->to.end(), token{0});
+    for (std::size_t t = 0; t < s->to.size(); ++t) s->from[t] = 2 * s->to[t];
+    for (index i = 0; i < half_dim; ++i)
+        s->frequency.push_back(std::pow(10000.0F, -static_cast<float>(i) / static_cast<float>(half_dim)));
 
-errc by_terse(std::vector<float>& keys, std::vector<float> const& frequency, positions const& p) {
-    return kv::rotate(head_major(keys.data(), heads, tokens, dim), p.from, p.to, {.inverse_frequency = frequency});
+    auto const ours = [s](std::size_t) {
+        keep(kv::rotate(head_major(s->ours.data(), heads, tokens, dim), s->from, s->to,
+                        {.inverse_frequency = s->frequency}));
+    };
+    auto const theirs = [s](std::size_t) { by_eigen(s->theirs, s->frequency); };
+    ours(0);
+    theirs(0);
+    bool agree = true;
+    for (std::size_t i = 0; i < s->ours.size(); ++i) agree = agree && std::abs(s->ours[i] - s->theirs[i]) < 1e-3F;
+    return {.bound = copy_limit(s->ours.size() * sizeof(float), 1),
+            .candidates = {{"terse", ours}, {eigen_name(), theirs}},
+            .agree = agree};
 }
 
-void with_terse(benchmark::State& state) {
-    auto const frequency = frequencies();
-    positions const p;
-    auto ours = random_values(heads * tokens * dim, 1), theirs = ours;
-    by_eigen(theirs, frequency);
-    bool const right = by_terse(ours, frequency, p) == errc::ok;
-    for (std::size_t i = 0; i < ours.size(); ++i)
-        if (!right || std::abs(ours[i] - theirs[i]) > 1e-3F) return state.SkipWithError("the answers differ");
-    for (auto _ : state) {
-        auto error = by_terse(ours, frequency, p);
-        benchmark::DoNotOptimize(error);
-        benchmark::ClobberMemory();
-    }
-}
-
-void with_eigen(benchmark::State& state) {
-    auto const frequency = frequencies();
-    auto keys = random_values(heads * tokens * dim, 1);
-    for (auto _ : state) {
-        by_eigen(keys, frequency);
-        benchmark::ClobberMemory();
-    }
-}
-
-BENCHMARK(with_terse)->Name("kv/rotate/terse")->Unit(benchmark::kMicrosecond);
-BENCHMARK(with_eigen)->Name("kv/rotate/eigen")->Unit(benchmark::kMicrosecond);
+bool const added = [] {
+    add({"rotate", {{"heads", heads}, {"n", tokens}, {"d", dim}}}, rotate);
+    return true;
+}();
 
 }  // namespace
 }  // namespace terse::bench

@@ -1,5 +1,6 @@
 // ToMe of one layer, decided and applied, against the published steps written with Eigen.
 #include <algorithm>
+#include <memory>
 #include <numeric>
 
 #include <Eigen/Core>
@@ -7,7 +8,7 @@
 #include <terse/merge.hpp>
 #include <terse/move/apply.hpp>
 
-#include "measure.hpp"
+#include "../compare.hpp"
 
 namespace terse::bench {
 namespace {
@@ -55,56 +56,39 @@ matrix by_eigen(block const& b, index n, index remove) {
     return out;
 }
 
-errc by_terse(block const& b, index n, index remove, arena& memory, tokens_span<float> out) {
-    auto const p = merge::tome{.remove = remove}(view(b.metric.data(), n, metric_dim), memory);
-    return p ? apply(*p, view(b.tokens.data(), n, channels), out) : p.error();
+contest tome(index n, index remove) {
+    struct state {
+        std::vector<block> inputs;
+        matrix ours, theirs;
+        arena memory;
+    };
+    auto const s = std::make_shared<state>();
+    s->inputs = blocks(n);
+    s->ours.setZero(n - remove, channels);
+    auto const ours = [=](std::size_t input) {
+        block const& b = s->inputs[input];
+        s->memory.rewind();
+        auto const p = merge::tome{.remove = remove}(view(b.metric.data(), n, metric_dim), s->memory);
+        keep(p ? apply(*p, view(b.tokens.data(), n, channels), view(s->ours)) : p.error());
+    };
+    auto const theirs = [=](std::size_t input) {
+        s->theirs = by_eigen(s->inputs[input], n, remove);
+        keep(s->theirs);
+    };
+    ours(0);
+    theirs(0);
+    return {.bound = fma_limit(2.0 * static_cast<double>((n + 1) / 2 * (n / 2) * metric_dim)),
+            .candidates = {{"terse", ours}, {eigen_name(), theirs}},
+            .inputs = s->inputs.size(),
+            .agree = s->ours.isApprox(s->theirs, 1e-4F)};
 }
 
-void with_terse(benchmark::State& state) {
-    index const n = state.range(0), remove = state.range(1);
-    auto const inputs = blocks(n);
-    matrix out(n - remove, channels);
-    arena memory;
-    if (by_terse(inputs[0], n, remove, memory, view(out)) != errc::ok ||
-        !out.isApprox(by_eigen(inputs[0], n, remove), 1e-4F))
-        state.SkipWithError("the answers differ");
-    std::size_t next = 0;
-    for (auto _ : state) {
-        memory.rewind();
-        auto error = by_terse(inputs[next++ % inputs.size()], n, remove, memory, view(out));
-        benchmark::DoNotOptimize(error);
-        benchmark::ClobberMemory();
-    }
-}
-
-void with_eigen(benchmark::State& state) {
-    index const n = state.range(0), remove = state.range(1);
-    auto const inputs = blocks(n);
-    std::size_t next = 0;
-    for (auto _ : state) {
-        matrix out = by_eigen(inputs[next++ % inputs.size()], n, remove);
-        benchmark::DoNotOptimize(out.data());
-    }
-}
-
-void kth(benchmark::State& state) {
-    index const n = state.range(0);
-    auto const inputs = blocks(n);
-    arena memory;
-    std::size_t next = 0;
-    for (auto _ : state) {
-        memory.rewind();
-        auto p = merge::tome_kth{.every = 4}(view(inputs[next++ % inputs.size()].metric.data(), n, metric_dim), memory);
-        benchmark::DoNotOptimize(p);
-    }
-}
-
-void sizes(benchmark::internal::Benchmark* b) {
-    b->ArgNames({"n", "remove"})->Args({197, 16})->Args({577, 32})->Args({1025, 64})->Unit(benchmark::kMicrosecond);
-}
-BENCHMARK(with_terse)->Name("merge/tome/terse")->Apply(sizes);
-BENCHMARK(with_eigen)->Name("merge/tome/eigen")->Apply(sizes);
-BENCHMARK(kth)->Name("merge/tome_kth/terse")->ArgName("n")->Arg(577)->Unit(benchmark::kMicrosecond);
+bool const added = [] {
+    for (auto const& [n, remove] : {std::pair<index, index>{197, 16}, {577, 32}, {1025, 64}})
+        add({"tome", {{"n", n}, {"remove", remove}, {"d", metric_dim}, {"channels", channels}}},
+            [n = n, remove = remove] { return tome(n, remove); });
+    return true;
+}();
 
 }  // namespace
 }  // namespace terse::bench

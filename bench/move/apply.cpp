@@ -1,79 +1,68 @@
-#include <algorithm>
-#include <random>
-#include <vector>
+// The merge of a layer's features by ToMe's plan, a quarter of the tokens removed, against sums of rows in Eigen.
+#include <memory>
 
-#include <Eigen/SparseCore>
-#include <benchmark/benchmark.h>
+#include <Eigen/Core>
 
-#include <terse/core/view.hpp>
+#include <terse/merge/tome.hpp>
 #include <terse/move/apply.hpp>
 
+#include "../compare.hpp"
+
+namespace terse::bench {
 namespace {
 
-using terse::token;
-using matrix = terse::row_major<float>;
+template <class T>
+contest merge_features(index n, index dim) {
+    constexpr index metric_dim = 64;
+    struct state {
+        std::vector<row_major<T>> inputs;
+        row_major<T> ours, theirs;
+        arena memory;
+        plan merged;
+    };
+    auto const s = std::make_shared<state>();
+    auto const metric = random_values(n * metric_dim, 1);
+    s->merged = merge::tome{.remove = n / 4}(view(metric.data(), n, metric_dim), s->memory).value();
+    for (unsigned seed = 2; seed < 6; ++seed) {
+        auto const values = random_values<T>(n * dim, seed);
+        s->inputs.emplace_back(Eigen::Map<row_major<T> const>(values.data(), n, dim));
+    }
+    s->ours.resize(s->merged.kept(), dim);
+    s->theirs.resize(s->merged.kept(), dim);
 
-// Tokens merged four to a row, their sources scattered.
-struct merge {
-    std::vector<token> offsets{0}, sources{};
-    std::vector<float> weights{};
-    std::vector<matrix> in{};
-    matrix out{}, expected{};
-    terse::plan plan{};
-
-    merge(terse::index tokens, terse::index dim) {
-        std::mt19937 random(1);
-        std::vector<token> order(static_cast<std::size_t>(tokens));
-        for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<token>(i);
-        std::shuffle(order.begin(), order.end(), random);
-        for (auto row = order.begin(); row != order.end(); row += 4) {
-            std::sort(row, row + 4);
-            sources.insert(sources.end(), row, row + 4);
-            weights.insert(weights.end(), {0.4F, 0.3F, 0.2F, 0.1F});
-            offsets.push_back(static_cast<token>(sources.size()));
+    auto const ours = [=](std::size_t input) {
+        keep(apply(s->merged, view(std::as_const(s->inputs[input])), view(s->ours)));
+        keep(s->ours);
+    };
+    auto const theirs = [=](std::size_t input) {
+        Eigen::RowVectorXf sum(dim);
+        for (index i = 0; i < s->theirs.rows(); ++i) {
+            auto const row = s->merged.row(i);
+            sum.setZero();
+            for (std::size_t k = 0; k < row.sources.size(); ++k)
+                sum += row.weight(k) * s->inputs[input].row(row.sources[k]).template cast<float>();
+            s->theirs.row(i) = sum.cast<T>();
         }
-        for (int i = 0; i < 8; ++i) in.push_back(matrix::Random(tokens, dim));
-        out.setZero(tokens / 4, dim);
-        expected = out;
-        plan = {.tokens = tokens, .sources = sources, .offsets = offsets, .weights = weights};
-    }
-};
-
-void terse_apply(merge const& m, matrix const& in, matrix& out) {
-    benchmark::DoNotOptimize(terse::apply(m.plan, terse::view(in), terse::view(out)));
-}
-void eigen_rows(merge const& m, matrix const& in, matrix& out) {
-    for (terse::index i = 0; i < out.rows(); ++i) {
-        auto const row = m.plan.row(i);
-        out.row(i).setZero();
-        for (std::size_t k = 0; k < row.sources.size(); ++k) out.row(i) += row.weight(k) * in.row(row.sources[k]);
-    }
-}
-void eigen_sparse(merge const& m, matrix const& in, matrix& out) {
-    Eigen::Map<Eigen::SparseMatrix<float, Eigen::RowMajor> const> const r(
-        out.rows(), in.rows(), std::ssize(m.sources), m.offsets.data(), m.sources.data(), m.weights.data());
-    out.noalias() = r * in;
+        keep(s->theirs);
+    };
+    ours(0);
+    theirs(0);
+    auto const moved = static_cast<std::size_t>((n + s->merged.kept()) * dim / 2) * sizeof(T);
+    return {.bound = copy_limit(moved, s->inputs.size()),
+            .candidates = {{"terse", ours}, {eigen_name(), theirs}},
+            .inputs = s->inputs.size(),
+            .agree = s->ours.template cast<float>().isApprox(s->theirs.template cast<float>(),
+                                                             std::same_as<T, float> ? 1e-5F : 1e-3F)};
 }
 
-void run(benchmark::State& state, void (*move)(merge const&, matrix const&, matrix&)) {
-    merge m(state.range(0), state.range(1));
-    move(m, m.in[0], m.out);
-    eigen_rows(m, m.in[0], m.expected);
-    if (!m.out.isApprox(m.expected, 1e-5F)) return state.SkipWithError("the answers differ");
-    std::size_t turn = 0;
-    for (auto _ : state) {
-        move(m, m.in[turn++ % m.in.size()], m.out);
-        benchmark::ClobberMemory();
-    }
-    state.SetBytesProcessed(state.iterations() * state.range(0) * state.range(1) *
-                            static_cast<terse::index>(sizeof(float)));
-}
-
-void sizes(benchmark::internal::Benchmark* bench) {
-    bench->ArgNames({"tokens", "dim"})->Args({576, 1024})->Args({1024, 64})->Args({4096, 1152});
-}
-BENCHMARK_CAPTURE(run, terse, terse_apply)->Name("apply/terse")->Apply(sizes);
-BENCHMARK_CAPTURE(run, rows, eigen_rows)->Name("apply/eigen_rows")->Apply(sizes);
-BENCHMARK_CAPTURE(run, sparse, eigen_sparse)->Name("apply/eigen_sparse")->Apply(sizes);
+bool const added = [] {
+    index const n = 1025, dim = 1024;
+    subject what{"apply", {{"n", n}, {"d", dim}, {"remove", n / 4}}};
+    add(what, [=] { return merge_features<float>(n, dim); });
+    what.dtype = dtype_name<half>();
+    add(what, [=] { return merge_features<half>(n, dim); });
+    return true;
+}();
 
 }  // namespace
+}  // namespace terse::bench

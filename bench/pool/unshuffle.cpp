@@ -1,10 +1,12 @@
 // Space to depth of an image's tokens, planned and applied, against copies of rows in Eigen.
-#include <algorithm>
+#include <memory>
+
+#include <Eigen/Core>
 
 #include <terse/move/apply.hpp>
 #include <terse/pool/unshuffle.hpp>
 
-#include "measure.hpp"
+#include "../compare.hpp"
 
 namespace terse::bench {
 namespace {
@@ -20,38 +22,33 @@ void by_eigen(matrix const& x, matrix& out) {
                 out.block(r / 2 * (side / 2) + c / 2, i * dim, 1, dim) = x.row((r + i / 2) * side + c + i % 2);
 }
 
-errc by_terse(matrix const& x, matrix& out, arena& memory) {
-    auto const p = pool::unshuffle{.grid = {.rows = side, .columns = side}, .factor = {.rows = 2, .columns = 2}}(
-        side * side, memory);
-    return p ? gather_concat(*p, view(x), view(out), channel_order::source_major) : p.error();
+contest unshuffle() {
+    struct state {
+        matrix x = matrix::Random(side * side, dim), ours = matrix::Zero(cells, 4 * dim), theirs = ours;
+        arena memory{};
+    };
+    auto const s = std::make_shared<state>();
+    auto const ours = [s](std::size_t) {
+        s->memory.rewind();
+        pool::unshuffle const policy{.grid = {.rows = side, .columns = side}, .factor = {.rows = 2, .columns = 2}};
+        auto const p = policy(side * side, s->memory);
+        keep(p ? gather_concat(*p, view(std::as_const(s->x)), view(s->ours), channel_order::source_major) : p.error());
+    };
+    auto const theirs = [s](std::size_t) {
+        by_eigen(s->x, s->theirs);
+        keep(s->theirs);
+    };
+    ours(0);
+    theirs(0);
+    return {.bound = copy_limit(static_cast<std::size_t>(s->x.size()) * sizeof(float), 1),
+            .candidates = {{"terse", ours}, {eigen_name(), theirs}},
+            .agree = s->ours == s->theirs};
 }
 
-void with_terse(benchmark::State& state) {
-    matrix const x = matrix::Random(side * side, dim);
-    matrix out(cells, 4 * dim), expected(cells, 4 * dim);
-    arena memory;
-    by_eigen(x, expected);
-    if (by_terse(x, out, memory) != errc::ok || out != expected) state.SkipWithError("the answers differ");
-    for (auto _ : state) {
-        memory.rewind();
-        auto error = by_terse(x, out, memory);
-        benchmark::DoNotOptimize(error);
-        benchmark::ClobberMemory();
-    }
-}
-
-void with_eigen(benchmark::State& state) {
-    matrix const x = matrix::Random(side * side, dim);
-    matrix out(cells, 4 * dim);
-    for (auto _ : state) {
-        by_eigen(x, out);
-        benchmark::DoNotOptimize(out.data());
-        benchmark::ClobberMemory();
-    }
-}
-
-BENCHMARK(with_terse)->Name("pool/unshuffle/terse");
-BENCHMARK(with_eigen)->Name("pool/unshuffle/eigen");
+bool const added = [] {
+    add({"unshuffle", {{"side", side}, {"d", dim}}}, unshuffle);
+    return true;
+}();
 
 }  // namespace
 }  // namespace terse::bench

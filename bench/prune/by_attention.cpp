@@ -1,24 +1,27 @@
 // Pruning by the attention of one query, and by scores at hand, against Eigen and nth_element.
 #include <algorithm>
+#include <memory>
 #include <numeric>
+
+#include <Eigen/Core>
 
 #include <terse/prune/fastv.hpp>
 #include <terse/prune/top_k.hpp>
 
-#include "measure.hpp"
+#include "../compare.hpp"
 
 namespace terse::bench {
 namespace {
 
-constexpr index heads = 32, tokens = 640, image_start = 35, image_tokens = 576, keep = 288;
+constexpr index heads = 32, tokens = 640, image_start = 35, image_tokens = 576, keep_tokens = 288;
 
 /// Ascending positions first + i of the highest of `scores`.
 std::vector<token> highest(Eigen::Ref<Eigen::RowVectorXf const> const& scores, token first) {
     std::vector<token> order(static_cast<std::size_t>(scores.size()));
     std::iota(order.begin(), order.end(), first);
-    std::nth_element(order.begin(), order.begin() + keep, order.end(),
+    std::nth_element(order.begin(), order.begin() + keep_tokens, order.end(),
                      [&](token a, token b) { return scores[a - first] > scores[b - first]; });
-    order.resize(keep);
+    order.resize(keep_tokens);
     std::sort(order.begin(), order.end());
     return order;
 }
@@ -36,7 +39,7 @@ std::vector<token> fastv_by_eigen(std::vector<float> const& attention) {
 result<plan> fastv_by_terse(std::vector<float> const& attention, arena& memory) {
     layer<float> const l{.keys = {.heads = heads, .tokens = tokens},
                          .attention = head_major(attention.data(), heads, 1, tokens)};
-    return prune::fastv{.image_start = image_start, .image_tokens = image_tokens, .keep = keep}(l, memory);
+    return prune::fastv{.image_start = image_start, .image_tokens = image_tokens, .keep = keep_tokens}(l, memory);
 }
 
 std::vector<token> top_k_by_eigen(std::vector<float> const& scores) {
@@ -44,36 +47,36 @@ std::vector<token> top_k_by_eigen(std::vector<float> const& scores) {
 }
 
 result<plan> top_k_by_terse(std::vector<float> const& scores, arena& memory) {
-    return prune::top_k<>{.keep = keep}(scores, memory);
+    return prune::top_k<>{.keep = keep_tokens}(scores, memory);
 }
 
-void run_terse(benchmark::State& state, index size, result<plan> (*ours)(std::vector<float> const&, arena&),
-               std::vector<token> (*theirs)(std::vector<float> const&)) {
-    auto const inputs = random_inputs(1, size);
-    arena memory;
-    if (!std::ranges::equal(ours(inputs[0], memory).value().sources, theirs(inputs[0])))
-        state.SkipWithError("the answers differ");
-    std::size_t next = 0;
-    for (auto _ : state) {
-        memory.rewind();
-        auto p = ours(inputs[next++ % inputs.size()], memory);
-        benchmark::DoNotOptimize(p);
-    }
+contest prune_by(index size, result<plan> (*ours)(std::vector<float> const&, arena&),
+                 std::vector<token> (*theirs)(std::vector<float> const&)) {
+    struct state {
+        std::vector<std::vector<float>> inputs;
+        arena memory;
+    };
+    auto const s = std::make_shared<state>();
+    s->inputs = random_inputs(1, size, 16);
+    bool const agree = std::ranges::equal(ours(s->inputs[0], s->memory).value().sources, theirs(s->inputs[0]));
+    auto const with_terse = [=](std::size_t input) {
+        s->memory.rewind();
+        keep(ours(s->inputs[input], s->memory));
+    };
+    auto const with_eigen = [=](std::size_t input) { keep(theirs(s->inputs[input])); };
+    return {.bound = read_limit(static_cast<std::size_t>(size) * sizeof(float), s->inputs.size()),
+            .candidates = {{"terse", with_terse}, {eigen_name(), with_eigen}},
+            .inputs = s->inputs.size(),
+            .agree = agree};
 }
 
-void run_eigen(benchmark::State& state, index size, std::vector<token> (*theirs)(std::vector<float> const&)) {
-    auto const inputs = random_inputs(1, size);
-    std::size_t next = 0;
-    for (auto _ : state) {
-        auto kept = theirs(inputs[next++ % inputs.size()]);
-        benchmark::DoNotOptimize(kept.data());
-    }
-}
-
-BENCHMARK_CAPTURE(run_terse, fastv, heads* tokens, fastv_by_terse, fastv_by_eigen)->Name("prune/fastv/terse");
-BENCHMARK_CAPTURE(run_eigen, fastv, heads* tokens, fastv_by_eigen)->Name("prune/fastv/eigen");
-BENCHMARK_CAPTURE(run_terse, top_k, image_tokens, top_k_by_terse, top_k_by_eigen)->Name("prune/top_k/terse");
-BENCHMARK_CAPTURE(run_eigen, top_k, image_tokens, top_k_by_eigen)->Name("prune/top_k/nth_element");
+bool const added = [] {
+    add({"fastv", {{"heads", heads}, {"n", tokens}, {"keep", keep_tokens}}},
+        [] { return prune_by(heads * tokens, fastv_by_terse, fastv_by_eigen); });
+    add({"prune-top-k", {{"n", image_tokens}, {"keep", keep_tokens}}},
+        [] { return prune_by(image_tokens, top_k_by_terse, top_k_by_eigen); });
+    return true;
+}();
 
 }  // namespace
 }  // namespace terse::bench

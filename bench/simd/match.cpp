@@ -24,7 +24,7 @@ bool correct(matching const& found, T const* x) {
     std::vector<float> left(m.best.size()), right(static_cast<std::size_t>(m.right));
     simd::scalar::inverse_norms(m.left, a, m.dim, left);
     simd::scalar::inverse_norms(m.right, b, m.dim, right);
-    simd::scalar::nearest(index{0}, m.left, a, left, m.right, b, right, m.dim, m.best, m.partner);
+    simd::scalar::nearest(index{0}, m.left, a, m.right, b, m.dim, m.best, m.partner);
     for (std::size_t i = 0; i < m.best.size(); ++i) {
         auto const j = static_cast<std::size_t>(found.partner[i]);
         float const cosine =
@@ -39,12 +39,10 @@ contest match(index n, index dim) {
     struct state {
         matching m;
         std::vector<std::vector<T>> inputs;
-        std::vector<float> left, right, scratch;
+        std::vector<float> scratch;
     };
-    auto const s = std::make_shared<state>(state{matching(n, dim), random_inputs<T>(n, dim), {}, {}, {}});
-    s->left.resize(s->m.best.size());
-    s->right.resize(static_cast<std::size_t>(s->m.right));
-    s->scratch.resize(static_cast<std::size_t>(simd::nearest_scratch<>(dim)));
+    auto const s = std::make_shared<state>(state{matching(n, dim), random_inputs<T>(n, dim), {}});
+    s->scratch.resize(static_cast<std::size_t>(simd::nearest_scratch<>(s->m.left, dim)));
 
     contest c{.bound = fma_limit(2.0 * static_cast<double>(s->m.left * s->m.right * dim)), .candidates = {}};
     c.inputs = s->inputs.size();
@@ -52,10 +50,7 @@ contest match(index n, index dim) {
                                 auto& m = s->m;
                                 auto const a = rows_of(s->inputs[input].data(), m.dim, 0);
                                 auto const b = rows_of(s->inputs[input].data(), m.dim, 1);
-                                simd::inverse_norms<>(m.left, a, m.dim, s->left);
-                                simd::inverse_norms<>(m.right, b, m.dim, s->right);
-                                simd::nearest<>(0, m.left, a, s->left, m.right, b, s->right, m.dim, m.best, m.partner,
-                                                s->scratch);
+                                simd::nearest<>(0, m.left, a, m.right, b, m.dim, m.best, m.partner, s->scratch);
                             }});
     if constexpr (std::same_as<T, float>) {
         for (auto const& [name, make] : matching_peers)

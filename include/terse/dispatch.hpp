@@ -35,17 +35,19 @@ struct kernels {
     void (*inverse_norms)(index count, rows<T const> row, index dim, std::span<float> inverse) noexcept;
 
     /// For each left row the right row of highest cosine: best and partner, [left_count]. The lowest index of equals;
-    /// -infinity and -1 where nothing compares. `scratch` holds nearest_scratch(dim) floats.
-    void (*nearest)(index left_count, rows<T const> left, std::span<float const> left_inverse, index right_count,
-                    rows<T const> right, std::span<float const> right_inverse, index dim, std::span<float> best,
-                    std::span<token> partner, std::span<float> scratch) noexcept;
-    index (*nearest_scratch)(index dim) noexcept;
+    /// -infinity and -1 where nothing compares. `scratch` holds nearest_scratch(left_count, dim) floats.
+    void (*nearest)(index left_count, rows<T const> left, index right_count, rows<T const> right, index dim,
+                    std::span<float> best, std::span<token> partner, std::span<float> scratch) noexcept;
+    index (*nearest_scratch)(index left_count, index dim) noexcept;
 
-    /// columns[j] += what key j receives of the queries' attention, scale * <q, k> under softmax. Query i sees the first
-    /// visible + i keys; soft_cap > 0 caps logits. `scratch` holds softmax_columns_scratch(keys, dim) floats.
-    void (*softmax_columns)(index queries, rows<T const> query, index keys, rows<T const> key, index dim, float scale,
-                            float soft_cap, index visible, std::span<float> columns, std::span<float> scratch) noexcept;
-    index (*softmax_columns_scratch)(index keys, index dim) noexcept;
+    /// columns[h][j] += what key j < wanted receives of head h's queries, which start `query_heads` elements apart and
+    /// read the same keys: softmax over keys of scale * <q, k>. Query i sees the first visible + i keys; soft_cap > 0
+    /// caps logits. Columns of a head are `stride` from the next's. `scratch` holds
+    /// softmax_columns_scratch(heads, queries, keys, dim) floats.
+    void (*softmax_columns)(index heads, index queries, rows<T const> query, index query_heads, index keys,
+                            rows<T const> key, index dim, float scale, float soft_cap, index visible,
+                            std::span<float> columns, index stride, index wanted, std::span<float> scratch) noexcept;
+    index (*softmax_columns_scratch)(index heads, index queries, index keys, index dim) noexcept;
 
     /// The kept.size() highest scores as ascending positions first, first + 1, ...; the lower position of equals, NaN
     /// last. `scratch` holds scores.size() ranks.

@@ -21,6 +21,14 @@ struct by_row : rows<T const> {
 };
 
 template <class Arch, real T>
+struct by_head : rows<T const> {
+    index heads_apart = 0;
+    [[nodiscard]] T const* operator()(index h, index i) const noexcept {
+        return this->data + h * heads_apart + i * this->stride;
+    }
+};
+
+template <class Arch, real T>
 [[nodiscard]] constexpr kernels<T> instantiate() noexcept {
     using view = by_row<Arch, T>;
     return {
@@ -29,21 +37,23 @@ template <class Arch, real T>
                 simd::inverse_norms<Arch>(count, view{row}, dim, inverse);
             },
         .nearest =
-            [](index left_count, rows<T const> left, std::span<float const> left_inverse, index right_count,
-               rows<T const> right, std::span<float const> right_inverse, index dim, std::span<float> best,
-               std::span<token> partner, std::span<float> scratch) noexcept {
-                simd::nearest<Arch>(0, left_count, view{left}, left_inverse, right_count, view{right}, right_inverse,
-                                    dim, best, partner, scratch);
+            [](index left_count, rows<T const> left, index right_count, rows<T const> right, index dim,
+               std::span<float> best, std::span<token> partner, std::span<float> scratch) noexcept {
+                simd::nearest<Arch>(0, left_count, view{left}, right_count, view{right}, dim, best, partner, scratch);
             },
-        .nearest_scratch = [](index dim) noexcept { return simd::nearest_scratch<Arch>(dim); },
+        .nearest_scratch = [](index left_count,
+                              index dim) noexcept { return simd::nearest_scratch<Arch>(left_count, dim); },
         .softmax_columns =
-            [](index queries, rows<T const> query, index keys, rows<T const> key, index dim, float scale,
-               float soft_cap, index visible, std::span<float> columns, std::span<float> scratch) noexcept {
-                simd::softmax_columns<Arch>(queries, view{query}, keys, view{key}, dim, scale, soft_cap, visible,
-                                            columns, scratch);
+            [](index heads, index queries, rows<T const> query, index query_heads, index keys, rows<T const> key,
+               index dim, float scale, float soft_cap, index visible, std::span<float> columns, index stride,
+               index wanted, std::span<float> scratch) noexcept {
+                simd::softmax_columns<Arch>(heads, queries, by_head<Arch, T>{query, query_heads}, keys, view{key}, dim,
+                                            scale, soft_cap, visible, columns, stride, wanted, scratch);
             },
-        .softmax_columns_scratch = [](index keys,
-                                      index dim) noexcept { return simd::softmax_columns_scratch<Arch>(keys, dim); },
+        .softmax_columns_scratch =
+            [](index heads, index queries, index keys, index dim) noexcept {
+                return simd::softmax_columns_scratch<Arch>(heads, queries, keys, dim);
+            },
         .top_k = [](std::span<float const> scores, std::span<token> kept, token first,
                     std::span<std::int32_t> scratch) noexcept { simd::top_k<Arch>(scores, kept, first, scratch); },
         .gather_rows =

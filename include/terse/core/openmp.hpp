@@ -12,6 +12,7 @@ namespace terse {
 /// An executor over OpenMP's threads. Needs -fopenmp.
 struct openmp {
     int threads = omp_get_max_threads();  ///< at most so many workers
+    index grain = worth_sharing;          ///< smaller jobs stay on the calling thread, see `share_out`
 
     [[nodiscard]] index workers() const noexcept { return std::max(threads, 1); }
 

@@ -28,6 +28,19 @@ struct serial {
     }
 };
 
+/// The multiply-adds or bytes of a job, about, that waking other threads is worth: some 20 microseconds of one core.
+inline constexpr index worth_sharing = index{1} << 19;
+
+/// run(count, body) where an item costs so many multiply-adds or bytes; on the calling thread where all of them are
+/// fewer than run.grain, for executors that have one.
+template <executor Run, class Body>
+void share_out(Run const& run, index count, index cost, Body&& body) {
+    if constexpr (requires { run.grain; }) {
+        if (count * cost < run.grain) return serial{}(count, body);
+    }
+    run(count, body);
+}
+
 /// Range `worker` of `workers` equal ranges of [0, count): the cut that the adapters make.
 [[nodiscard]] constexpr std::pair<index, index> share(index count, index worker, index workers) noexcept {
     return {count * worker / workers, count * (worker + 1) / workers};

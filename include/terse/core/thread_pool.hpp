@@ -13,6 +13,7 @@ namespace terse {
 /// Eigen's closures may allocate; the library's own calls do not. Do not call it from one of the pool's threads.
 struct thread_pool {
     Eigen::ThreadPoolInterface* pool = nullptr;  ///< must outlive the calls; null: the calling thread alone
+    index grain = worth_sharing;                 ///< smaller jobs stay on the calling thread, see `share_out`
 
     [[nodiscard]] index workers() const noexcept { return pool == nullptr ? 1 : pool->NumThreads() + 1; }
 

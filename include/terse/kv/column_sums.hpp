@@ -7,6 +7,7 @@
 #include <terse/core/layer.hpp>
 #include <terse/core/plan.hpp>
 #include <terse/score/attention.hpp>
+#include <terse/simd/accumulate.hpp>
 
 namespace terse::kv {
 
@@ -49,6 +50,43 @@ struct column_sums {
             std::fill(sums.begin() + before, sums.end(), 0.0F);
             for (std::size_t t = 0; t < sums.size(); ++t) sums[t] += more[t];
         }
+        return errc::ok;
+    }
+
+    /// Adds the attention of one query over all slots and finds, in the same pass, the slot of each kv head that has
+    /// received least since: a step of decoding in a full cache, where the next token goes over one that is evicted.
+    ///
+    /// @param attention   [heads, 1, tokens()]: the new token's probabilities, its own slot included
+    /// @param begin, end  the slots [begin, end) of every head are those that may go
+    /// @param lowest      [kv_heads]: receives the slots; NaN goes first, of equal sums the first slot
+    /// @return            errc::bad_shape when heads do not divide, slots or `lowest` differ or the range is not within
+    ///                    the slots; errc::bad_budget when it is empty; errc::aliased when the attention overlaps the
+    ///                    sums
+    /// @complexity        O(heads * tokens), at the speed of the addition alone; no scratch
+    template <executor Run = serial>
+    errc add_and_find_lowest(attention_view attention, index begin, index end, std::span<token> lowest,
+                             Run const& run = {}, score::reduction group = score::reduction::mean) noexcept {
+        if (heads <= 0 || attention.heads <= 0 || attention.heads % heads != 0) return errc::bad_shape;
+        if (attention.data == nullptr || attention.tokens != 1 || attention.dim != used) return errc::bad_shape;
+        if (used > capacity || std::ssize(values) < heads * capacity || std::ssize(lowest) != heads)
+            return errc::bad_shape;
+        if (begin < 0 || begin > end || end > used) return errc::bad_shape;
+        if (begin == end) return errc::bad_budget;
+        if (overlap(extent(attention), values)) return errc::aliased;
+        index const shared = attention.heads / heads;
+        bool const mean = group == score::reduction::mean;
+        share_out(run, heads, attention.tokens * used * shared * static_cast<index>(sizeof(float)),
+                  [&](index first, index last, index) noexcept {
+                      for (index h = first; h < last; ++h) {
+                          simd::terms const added{.rows = attention.row(h * shared, 0),
+                                                  .stride = attention.head_stride,
+                                                  .count = shared,
+                                                  .largest = group == score::reduction::max,
+                                                  .divisor = mean ? static_cast<float>(shared) : 1.0F};
+                          lowest[static_cast<std::size_t>(h)] =
+                              static_cast<token>(simd::add_arg_lowest(row(h), added, begin, end));
+                      }
+                  });
         return errc::ok;
     }
 

@@ -39,7 +39,7 @@ namespace terse::kv {
 template <class T, executor Run = serial>
 [[nodiscard]] errc compact(heads_span<T> cache, plans p, Run const& run = {}) noexcept {
     if (errc const error = check_compaction(p, cache.heads, cache.tokens); error != errc::ok) return error;
-    run(cache.heads, [&](index begin, index end, index) noexcept {
+    share_out(run, cache.heads, cache.tokens * cache.dim, [&](index begin, index end, index) noexcept {
         if (p.shared() && cache.head_stride == cache.dim) {  // a token's heads stand side by side
             simd::compact_rows(cache.row(begin, 0), cache.token_stride, p[0].sources, (end - begin) * cache.dim);
             return;
@@ -55,7 +55,7 @@ template <class T, executor Run = serial>
 template <class T, executor Run = serial>
 [[nodiscard]] errc compact(transposed_span<T> cache, plans p, Run const& run = {}) noexcept {
     if (errc const error = check_compaction(p, cache.heads, cache.tokens); error != errc::ok) return error;
-    run(cache.heads * cache.dim, [&](index begin, index end, index) noexcept {
+    share_out(run, cache.heads * cache.dim, cache.tokens, [&](index begin, index end, index) noexcept {
         for (index i = begin; i < end; ++i) {
             index const h = i / cache.dim, c = i % cache.dim;
             simd::compact_rows(cache.channel(h, c), 1, p[h].sources, 1);
@@ -70,7 +70,7 @@ template <class T, executor Run = serial>
 template <class T, executor Run = serial>
 [[nodiscard]] errc compact(paged_span<T> cache, plans p, Run const& run = {}) noexcept {
     if (errc const error = check_compaction(p, cache.heads, cache.tokens); error != errc::ok) return error;
-    run(cache.heads, [&](index begin, index end, index) noexcept {
+    share_out(run, cache.heads, cache.tokens * cache.dim, [&](index begin, index end, index) noexcept {
         for (index h = begin; h < end; ++h) {
             auto const sources = p[h].sources;
             for (index i = 0; i < std::ssize(sources); ++i) {
@@ -120,7 +120,7 @@ template <class T, executor Run = serial>
                                   in.dim,       in.head_stride, in.token_stride};
         if (overlap(extent(block), extent(out))) return errc::aliased;
     }
-    run(out.heads, [&](index begin, index end, index) noexcept {
+    share_out(run, out.heads, out.tokens * out.dim, [&](index begin, index end, index) noexcept {
         for (index h = begin; h < end; ++h) {
             auto const sources = p[h].sources;
             for (index i = 0; i < std::ssize(sources); ++i)

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
+#include <utility>
+
 #include <terse/kv/column_sums.hpp>
 #include <terse/kv/evict.hpp>
 #include <terse/score/attention.hpp>
@@ -44,6 +47,38 @@ struct h2o {
             return scores{s.values, s.heads, s.used, s.capacity};
         };
         return evict<decltype(scorer)>{scorer, {keep}, 0, recent}(sums, memory, run);
+    }
+
+    /// A step of decoding in a full cache, where rows stay in place: of each kv head one slot goes, and nothing else
+    /// is moved than the token that is no longer recent.
+    ///
+    /// The cache has keep + 1 slots: first the heavy hitters, in any order, then a ring of the `recent` last tokens,
+    /// and the engine has attended to all of them with a new token, in the ring already. For the next one it moves row
+    /// `oldest` of head h to row slots[h] and writes the next token to row `oldest`, as the sums do here; `oldest` goes
+    /// on to the next slot of the ring. Without a ring (recent = 0) the next token is written to row slots[h].
+    /// Keeps what the call above would, whatever the order of the slots; but of equal sums the first slot goes.
+    ///
+    /// @param sums       keep + 1 slots in use
+    /// @param attention  [heads, 1, keep + 1], of the new token
+    /// @param oldest     the slot of the ring that the next token takes; ignored without a ring
+    /// @param slots      [kv_heads]: receives the slots that go, all among the first keep + 1 - recent
+    /// @return           errc::bad_budget unless keep >= 1 and 0 <= recent <= keep; errc::bad_shape when there are not
+    ///                   keep + 1 slots or `oldest` is not in the ring; errors of `add_and_find_lowest`
+    /// @complexity       O(heads * keep); no scratch
+    template <executor Run = serial>
+    errc step(column_sums& sums, attention_view attention, index oldest, std::span<token> slots,
+              Run const& run = {}) const noexcept {
+        if (keep < 1 || recent < 0 || recent > keep) return errc::bad_budget;
+        index const ring = sums.used - recent;
+        if (sums.used != keep + 1 || (recent > 0 && (oldest < ring || oldest >= sums.used))) return errc::bad_shape;
+        errc const error = sums.add_and_find_lowest(attention, 0, ring, slots, run, group);
+        if (error != errc::ok) return error;
+        for (index h = 0; h < sums.heads; ++h) {
+            float& goes = sums.row(h)[static_cast<std::size_t>(slots[static_cast<std::size_t>(h)])];
+            goes = 0;
+            if (recent > 0) std::swap(goes, sums.row(h)[static_cast<std::size_t>(oldest)]);
+        }
+        return errc::ok;
     }
 };
 

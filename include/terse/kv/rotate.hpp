@@ -85,7 +85,7 @@ template <cache_rows Cache, executor Run = serial>
     if (errc const error = r.check(keys.dim); error != errc::ok) return error;
     bool const shared = std::ssize(from) == keys.tokens;
     if ((!shared && std::ssize(from) != keys.heads * keys.tokens) || from.size() != to.size()) return errc::bad_shape;
-    run(keys.heads, [&](index begin, index end, index) noexcept {
+    share_out(run, keys.heads, keys.tokens * keys.dim, [&](index begin, index end, index) noexcept {
         auto const rows = [&](index) { return keys.tokens; };
         auto const delta = [&](index h, index t) {
             index const at = shared ? t : h * keys.tokens + t;
@@ -115,7 +115,7 @@ template <cache_rows Cache, executor Run = serial>
     }
     bool const each = std::ssize(positions) == keys.heads * keys.tokens && keys.heads > 1;
     if (!positions.empty() && !each && std::ssize(positions) != keys.tokens) return errc::bad_shape;
-    run(keys.heads, [&](index begin, index end, index) noexcept {
+    share_out(run, keys.heads, keys.tokens * keys.dim, [&](index begin, index end, index) noexcept {
         auto const rows = [&](index h) { return p[h].kept(); };
         auto const delta = [&](index h, index t) {
             index const source = p[h].sources.data()[t];

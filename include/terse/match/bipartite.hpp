@@ -29,18 +29,14 @@ template <class Left, class Right, executor Run = serial>
     auto const partner = memory.take<token>(left_count);
     auto const similarity = memory.take<float>(left_count);
     auto const top = memory.here();
-    index const each = simd::nearest_scratch(dim);
-    auto const left_inverse = memory.take<float>(left_count);
-    auto const right_inverse = memory.take<float>(right_count);
+    index const each = simd::nearest_scratch(left_count, dim);
     auto const scratch = memory.take<float>(each * run.workers());
-    if (!taken(partner, similarity, left_inverse, right_inverse, scratch)) return errc::out_of_memory;
+    if (!taken(partner, similarity, scratch)) return errc::out_of_memory;
 
-    simd::inverse_norms(left_count, left, dim, left_inverse);
-    simd::inverse_norms(right_count, right, dim, right_inverse);
-    run(left_count, [&](index begin, index end, index worker) noexcept {
+    share_out(run, left_count, right_count * dim, [&](index begin, index end, index worker) noexcept {
         auto const from = static_cast<std::size_t>(begin), count = static_cast<std::size_t>(end - begin);
-        simd::nearest(begin, end, left, left_inverse, right_count, right, right_inverse, dim,
-                      similarity.subspan(from, count), partner.subspan(from, count),
+        simd::nearest(begin, end, left, right_count, right, dim, similarity.subspan(from, count),
+                      partner.subspan(from, count),
                       scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each)));
     });
     memory.rewind(top);

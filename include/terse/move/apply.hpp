@@ -39,6 +39,12 @@ template <class T>
     return overlap(extent(in), extent(out)) ? errc::aliased : errc::ok;
 }
 
+/// Bytes that a row of `out` takes, about: its sources and itself.
+template <class T>
+[[nodiscard]] index bytes_of_row(plan const& p, tokens_span<T> const& out) noexcept {
+    return (std::ssize(p.sources) / std::max<index>(p.kept(), 1) + 1) * out.dim * static_cast<index>(sizeof(T));
+}
+
 /// Rows [begin, end) of out = R in, without checks: what `apply` does on one worker.
 template <class Arch = xsimd::default_arch, class T>
 void apply_rows(plan const& p, tokens_view<T> in, tokens_span<T> out, index begin, index end) noexcept {
@@ -49,6 +55,9 @@ void apply_rows(plan const& p, tokens_view<T> in, tokens_span<T> out, index begi
     }
     if constexpr (real<T>) {
         for (index i = begin; i < end; ++i) {
+            // Scattered rows are asked for ahead; a window's are many, and the processor sees where they go.
+            if (i + 1 < end && p.row(i + 1).sources.size() < 4)
+                for (token const source : p.row(i + 1).sources) simd::prefetch_row(in.row(source), in.dim);
             auto const [sources, weights] = p.row(i);
             simd::sum_rows<Arch>(in.data, in.stride, sources, weights, 1.0F, out.row(i), in.dim);
         }
@@ -67,7 +76,8 @@ template <class T, executor Run = serial>
     static_assert(std::is_trivially_copyable_v<T>);
     if (!real<T> && !p.is_selection()) return errc::bad_plan;
     if (errc const error = check_move(p, in, out); error != errc::ok) return error;
-    run(p.kept(), [&](index begin, index end, index) noexcept { apply_rows(p, in, out, begin, end); });
+    share_out(run, p.kept(), bytes_of_row(p, out),
+              [&](index begin, index end, index) noexcept { apply_rows(p, in, out, begin, end); });
     return errc::ok;
 }
 
@@ -87,15 +97,16 @@ template <class T, executor Run = serial>
         if (!real<T> && !item.is_selection()) return errc::bad_plan;
     }
     if (overlap(extent(in), extent(out))) return errc::aliased;
-    run(out.heads * out.tokens, [&](index begin, index end, index) noexcept {
-        while (begin < end) {
-            index const head = begin / out.tokens, first = head * out.tokens;
-            index const next = std::min(end, first + out.tokens);
-            index const last = std::min(next - first, p[head].kept());
-            if (begin - first < last) apply_rows(p[head], in.head(head), out.head(head), begin - first, last);
-            begin = next;
-        }
-    });
+    share_out(run, out.heads * out.tokens, 2 * out.dim * static_cast<index>(sizeof(T)),
+              [&](index begin, index end, index) noexcept {
+                  while (begin < end) {
+                      index const head = begin / out.tokens, first = head * out.tokens;
+                      index const next = std::min(end, first + out.tokens);
+                      index const last = std::min(next - first, p[head].kept());
+                      if (begin - first < last) apply_rows(p[head], in.head(head), out.head(head), begin - first, last);
+                      begin = next;
+                  }
+              });
     return errc::ok;
 }
 
@@ -109,7 +120,7 @@ template <real T, executor Run = serial>
 [[nodiscard]] errc apply_mean(plan const& p, std::type_identity_t<tokens_view<T>> in, tokens_span<T> out,
                               Run const& run = {}) noexcept {
     if (errc const error = check_move(p, in, out); error != errc::ok) return error;
-    run(p.kept(), [&](index begin, index end, index) noexcept {
+    share_out(run, p.kept(), bytes_of_row(p, out), [&](index begin, index end, index) noexcept {
         for (index i = begin; i < end; ++i) {
             auto const row = p.row(i);
             float total = 0;
@@ -130,7 +141,7 @@ template <real T, executor Run = serial>
 [[nodiscard]] errc apply_max(plan const& p, std::type_identity_t<tokens_view<T>> in, tokens_span<T> out,
                              Run const& run = {}) noexcept {
     if (errc const error = check_move(p, in, out); error != errc::ok) return error;
-    run(p.kept(), [&](index begin, index end, index) noexcept {
+    share_out(run, p.kept(), bytes_of_row(p, out), [&](index begin, index end, index) noexcept {
         for (index i = begin; i < end; ++i) simd::max_rows(in.data, in.stride, p.row(i).sources, out.row(i), in.dim);
     });
     return errc::ok;
@@ -164,7 +175,7 @@ template <class T, executor Run = serial>
                         Run const& run = {}) noexcept {
     if (std::ssize(p.anchor) != p.kept()) return errc::bad_plan;
     if (errc const error = check_move(p, in, out); error != errc::ok) return error;
-    run(p.kept(), [&](index begin, index end, index) noexcept {
+    share_out(run, p.kept(), bytes_of_row(p, out), [&](index begin, index end, index) noexcept {
         for (index i = begin; i < end; ++i) {
             token const from = p.anchor[static_cast<std::size_t>(i)];
             if (from < 0)
@@ -190,7 +201,7 @@ template <class T, executor Run = serial>
     for (index i = 0; i < p.kept(); ++i)
         if (std::ssize(p.row(i).sources) != k) return errc::bad_plan;
     if (errc const error = check_move(p, in, out, k); error != errc::ok) return error;
-    run(p.kept(), [&](index begin, index end, index) noexcept {
+    share_out(run, p.kept(), bytes_of_row(p, out), [&](index begin, index end, index) noexcept {
         for (index i = begin; i < end; ++i) {
             auto const sources = p.row(i).sources;
             if (order == channel_order::source_major) {
@@ -217,7 +228,7 @@ template <class T, executor Run = serial>
     if (std::ssize(p.owner) != p.tokens) return errc::bad_plan;
     if (rows.tokens != p.kept() || out.tokens != p.tokens || rows.dim != out.dim) return errc::bad_shape;
     if (overlap(extent(rows), extent(out))) return errc::aliased;
-    run(p.tokens, [&](index begin, index end, index) noexcept {
+    share_out(run, p.tokens, 2 * out.dim * static_cast<index>(sizeof(T)), [&](index begin, index end, index) noexcept {
         for (index j = begin; j < end; ++j) {
             token const row = p.owner[static_cast<std::size_t>(j)];
             if (row >= 0)

@@ -44,7 +44,11 @@ struct attention {
 
         index const scored = past_only ? l.tokens() - voters : l.tokens();
         index const rows = across_heads ? 1 : l.kv_heads();
-        index const each = l.has_attention() ? 0 : simd::softmax_columns_scratch(l.tokens(), l.keys.dim);
+        // Query heads of a kv head go together, where a worker takes several at once: they read the same keys.
+        index const at_once = l.has_attention() ? 1 : std::min(l.group(), simd::softmax_heads(voters));
+        index const each =
+            l.has_attention() ? 0 : simd::softmax_columns_scratch(at_once, voters, l.tokens(), l.keys.dim);
+        index const bundles = (l.group() + at_once - 1) / at_once;
 
         rollback undo{memory};
         auto const values = memory.take<float>(rows * scored);
@@ -57,49 +61,52 @@ struct attention {
             return all.subspan(static_cast<std::size_t>(i * scored), static_cast<std::size_t>(count * scored));
         };
 
-        run(l.heads(), [&](index begin, index end, index worker) noexcept {
+        index const cost = at_once * voters * l.tokens() * (l.has_attention() ? index{1} : l.keys.dim);
+        share_out(run, l.kv_heads() * bundles, cost, [&](index begin, index end, index worker) noexcept {
             auto const mine = scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));
-            for (index h = begin; h < end; ++h) {
-                columns(l, h, voters, row(heads, h), mine);
-                if (pool_first) pool_in_place(row(heads, h), row(pooled, worker));
+            for (index bundle = begin; bundle < end; ++bundle) {
+                index const kv = bundle / bundles, skip = bundle % bundles * at_once;
+                index const first = kv * l.group() + skip, count = std::min(at_once, l.group() - skip);
+                columns(l, first, count, voters, row(heads, first, count), scored, mine);
+                for (index h = first; pool_first && h < first + count; ++h)
+                    pool_in_place(row(heads, h), row(pooled, worker));
             }
         });
         index const merged = l.heads() / rows;
-        run(rows, [&](index begin, index end, index worker) noexcept {
-            for (index r = begin; r < end; ++r) {
-                reduce_rows(row(heads, r * merged, merged), row(values, r), group);
-                if (!pool_first) pool_in_place(row(values, r), row(pooled, worker));
-            }
-        });
+        share_out(run, rows, merged * scored * static_cast<index>(sizeof(float)),
+                  [&](index begin, index end, index worker) noexcept {
+                      for (index r = begin; r < end; ++r) {
+                          reduce_rows(row(heads, r * merged, merged), row(values, r), group);
+                          if (!pool_first) pool_in_place(row(values, r), row(pooled, worker));
+                      }
+                  });
         memory.rewind(top);
         undo.keep();
         return scores{values, rows, scored, scored};
     }
 
   private:
-    /// The columns of query head h: sums, or means, over the voters.
+    /// The columns of `count` query heads of one kv head, from `first` on: sums, or means, over the voters.
     template <class T, class Cache>
-    void columns(layer<T, Cache> const& l, index h, index voters, std::span<float> out,
+    void columns(layer<T, Cache> const& l, index first, index count, index voters, std::span<float> out, index scored,
                  std::span<float> scratch) const noexcept {
         std::fill(out.begin(), out.end(), 0.0F);
         index const before = l.tokens() - voters, skipped = l.window() - voters;
         if (l.has_attention()) {
-            for (index i = skipped; i < l.window(); ++i) {
-                float const* const from = l.attention.row(h, i);
-                for (std::size_t t = 0; t < out.size(); ++t) out[t] += from[t];
-            }
+            for (index i = skipped; i < l.window(); ++i)
+                simd::add_scaled(l.attention.row(first, i), 1.0F, out.data(), scored);
         } else {
-            index const kv = h / l.group();
             simd::softmax_columns(
-                voters, [&](index i) noexcept { return l.queries.row(h, skipped + i); }, l.tokens(),
-                [&](index t) noexcept { return l.keys.row(kv, t); }, l.keys.dim, l.logit_scale(), l.soft_cap,
-                before + 1, out, scratch);
+                count, voters, [&](index h, index i) noexcept { return l.queries.row(first + h, skipped + i); },
+                l.tokens(), [&, kv = first / l.group()](index t) noexcept { return l.keys.row(kv, t); }, l.keys.dim,
+                l.logit_scale(), l.soft_cap, before + 1, out, scored, scored, scratch);
         }
-        if (per_visible) {
-            for (std::size_t t = 0; t < out.size(); ++t)
-                out[t] /= static_cast<float>(std::min(voters, l.tokens() - static_cast<index>(t)));
-        } else if (mean_queries) {
-            for (float& x : out) x /= static_cast<float>(voters);
+        for (std::size_t t = 0; t < out.size(); ++t) {
+            index const at = static_cast<index>(t) % scored;
+            if (per_visible)
+                out[t] /= static_cast<float>(std::min(voters, l.tokens() - at));
+            else if (mean_queries)
+                out[t] /= static_cast<float>(voters);
         }
     }
 

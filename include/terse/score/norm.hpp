@@ -41,7 +41,7 @@ struct norm {
                                          Run const& run) const noexcept {
         auto const values = memory.take<float>(heads * tokens);
         if (!taken(values)) return errc::out_of_memory;
-        run(heads * tokens, [&](index begin, index end, index) noexcept {
+        share_out(run, heads * tokens, dim, [&](index begin, index end, index) noexcept {
             while (begin < end) {
                 index const h = begin / tokens, first = h * tokens, last = std::min(end, first + tokens);
                 for (; begin < last; ++begin) {

@@ -38,7 +38,7 @@ errc farthest_point(tokens_view<T> x, std::span<token> picked, index start, aren
     auto const row = [&x](index i) noexcept { return x.row(i); };
     simd::inverse_norms(x.tokens, row, x.dim, inverse);
     if (start < 0) {
-        index const each = simd::nearest_scratch(x.dim);
+        index const each = simd::nearest_scratch(x.tokens, x.dim);
         auto const partner = memory.take<token>(x.tokens);
         auto const scratch = memory.take<float>(each * run.workers());
         if (!taken(partner, scratch)) return errc::out_of_memory;
@@ -48,9 +48,8 @@ errc farthest_point(tokens_view<T> x, std::span<token> picked, index start, aren
         auto const cosine = distance;
         run(x.tokens, [&](index begin, index end, index worker) noexcept {
             index const size = end - begin;
-            simd::nearest<simd::default_arch, true>(begin, end, row, inverse, x.tokens, row, inverse, x.dim,
-                                                    cut(cosine, begin, size), cut(partner, begin, size),
-                                                    cut(scratch, worker * each, each));
+            simd::nearest<simd::default_arch, true>(begin, end, row, x.tokens, row, x.dim, cut(cosine, begin, size),
+                                                    cut(partner, begin, size), cut(scratch, worker * each, each));
         });
         // The lowest cosine; a row that compares with nothing has none.
         for (std::size_t i = 0; i < cosine.size(); ++i)

@@ -49,17 +49,19 @@ errc top_k(scores const& s, index tokens, quota q, std::span<token> kept, arena&
     auto const scratch = memory.take<std::int32_t>(each * run.workers());
     if (!taken(scratch)) return errc::out_of_memory;
 
-    run(s.heads, [&](index begin, index end, index worker) noexcept {
-        auto const mine = scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));
-        for (index h = begin; h < end; ++h) {
-            auto const row = kept.subspan(static_cast<std::size_t>(h * q.keep), static_cast<std::size_t>(q.keep));
-            auto const first = row.begin() + q.leading, last = first + chosen;
-            std::iota(row.begin(), first, token{0});
-            simd::top_k(s.row(h).subspan(static_cast<std::size_t>(q.leading), static_cast<std::size_t>(candidates)),
-                        std::span{first, last}, static_cast<token>(q.leading), mine);
-            std::iota(last, row.end(), static_cast<token>(tokens - q.trailing));
-        }
-    });
+    share_out(
+        run, s.heads, s.tokens * static_cast<index>(sizeof(float)) * 4,
+        [&](index begin, index end, index worker) noexcept {
+            auto const mine = scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));
+            for (index h = begin; h < end; ++h) {
+                auto const row = kept.subspan(static_cast<std::size_t>(h * q.keep), static_cast<std::size_t>(q.keep));
+                auto const first = row.begin() + q.leading, last = first + chosen;
+                std::iota(row.begin(), first, token{0});
+                simd::top_k(s.row(h).subspan(static_cast<std::size_t>(q.leading), static_cast<std::size_t>(candidates)),
+                            std::span{first, last}, static_cast<token>(q.leading), mine);
+                std::iota(last, row.end(), static_cast<token>(tokens - q.trailing));
+            }
+        });
     return errc::ok;
 }
 

@@ -30,6 +30,11 @@ using ints = xsimd::batch<std::int32_t, Arch>;
 // Kernels whose inner loops are lambdas carry [[gnu::flatten]]: past a size of the translation unit gcc stops inlining
 // them, and a tile whose sums go through memory runs at a fifth of its speed.
 
+#ifdef __AVX512F__
+/// The mask of all lanes: gcc 12 warns of an undefined operand in its own intrinsics without one.
+inline constexpr __mmask16 every_lane = 0xFFFF;
+#endif
+
 /// How many floats a register holds.
 template <class Arch>
 inline constexpr index lanes = static_cast<index>(floats<Arch>::size);
@@ -50,9 +55,56 @@ template <class Arch>
     return xsimd::fma(x, y, z);
 }
 
+/// Each lane's bits N places higher.
+template <int N, class Arch>
+[[nodiscard]] ints<Arch> shift_left(ints<Arch> const& x) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return ints<Arch>(_mm512_maskz_slli_epi32(every_lane, x, N));
+#endif
+    return x << N;
+}
+
+/// Each lane's bits N places lower, below copies of the sign.
+template <int N, class Arch>
+[[nodiscard]] ints<Arch> shift_right(ints<Arch> const& x) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return ints<Arch>(_mm512_maskz_srai_epi32(every_lane, x, N));
+#endif
+    return x >> N;
+}
+
+/// sum + x * y of two bfloat16 a lane: products are exact. The instruction rounds differently from float's sums and
+/// takes denormals for zero; where there is none, this is two multiply-adds.
+template <class Arch>
+[[nodiscard]] floats<Arch> dot_pairs(floats<Arch> const& x, floats<Arch> const& y, floats<Arch> const& sum) noexcept {
+#ifdef __AVX512BF16__
+    if constexpr (lanes<Arch> == 16)
+        return floats<Arch>(_mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(x.data), std::bit_cast<__m512bh>(y.data)));
+#endif
+    auto const low = [](floats<Arch> const& pair) noexcept {
+        return std::bit_cast<floats<Arch>>(shift_left<16, Arch>(std::bit_cast<ints<Arch>>(pair)));
+    };
+    auto const high = [](floats<Arch> const& pair) noexcept {
+        return std::bit_cast<floats<Arch>>(std::bit_cast<ints<Arch>>(pair) & ints<Arch>(-65536));
+    };
+    return fma<Arch>(high(x), high(y), fma<Arch>(low(x), low(y), sum));
+}
+
+/// Whether `dot_pairs` is one instruction.
+template <class Arch>
+inline constexpr bool has_dot_pairs =
+#ifdef __AVX512BF16__
+    lanes<Arch> == 16;
+#else
+    false;
+#endif
+
 /// The larger of x and y, lane by lane; y where x is NaN.
 template <class Arch>
 [[nodiscard]] floats<Arch> max_number(floats<Arch> const& x, floats<Arch> const& y) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_maskz_max_ps(every_lane, x, y));
+#endif
 #ifdef __SSE2__
     return xsimd::max(x, y);  // x86's instruction gives its second operand when one is NaN
 #else
@@ -60,9 +112,38 @@ template <class Arch>
 #endif
 }
 
+/// The smaller of x and y, lane by lane; y where x is NaN.
+template <class Arch>
+[[nodiscard]] floats<Arch> min_number(floats<Arch> const& x, floats<Arch> const& y) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_maskz_min_ps(every_lane, x, y));
+#endif
+#ifdef __SSE2__
+    return xsimd::min(x, y);
+#else
+    return xsimd::select(x < y, x, y);
+#endif
+}
+
+/// The nearest whole numbers, of two the even one.
+template <class Arch>
+[[nodiscard]] floats<Arch> round(floats<Arch> const& x) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16)
+        return floats<Arch>(_mm512_maskz_roundscale_ps(every_lane, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#endif
+    return xsimd::nearbyint(x);
+}
+
 /// 2^n for whole n of [-126, 127]; 0 for -127.
 template <class Arch>
 [[nodiscard]] floats<Arch> power_of_two(floats<Arch> const& n) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) {
+        auto const whole = _mm512_add_epi32(_mm512_maskz_cvtps_epi32(every_lane, n), _mm512_set1_epi32(127));
+        return floats<Arch>(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(every_lane, whole, 23)));
+    }
+#endif
     auto const exponent = (xsimd::to_int(n) + ints<Arch>(127)) << 23;
     return std::bit_cast<floats<Arch>>(exponent);
 }
@@ -82,21 +163,20 @@ template <class Arch>
 [[nodiscard]] floats<Arch> sum_each(std::array<floats<Arch>, floats<Arch>::size> const& x) noexcept {
 #ifdef __AVX512F__
     if constexpr (lanes<Arch> == 16) {
-        auto const pairs = [](__m512 a, __m512 b) noexcept {
-            return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        auto const pairs = [&](std::size_t i) noexcept {
+            return _mm512_add_ps(_mm512_maskz_unpacklo_ps(every_lane, x[i], x[i + 1]),
+                                 _mm512_maskz_unpackhi_ps(every_lane, x[i], x[i + 1]));
         };
-        auto const quads = [&](auto first) noexcept {
-            auto const a = _mm512_castps_pd(pairs(x[first], x[first + 1]));
-            auto const b = _mm512_castps_pd(pairs(x[first + 2], x[first + 3]));
-            return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                                 _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        auto const quads = [&](std::size_t i) noexcept {
+            auto const a = pairs(i), b = pairs(i + 2);
+            return _mm512_add_ps(_mm512_maskz_shuffle_ps(every_lane, a, b, 0x44),
+                                 _mm512_maskz_shuffle_ps(every_lane, a, b, 0xEE));
         };
         auto const halves = [](__m512 a, __m512 b) noexcept {
-            return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+            return _mm512_add_ps(_mm512_maskz_shuffle_f32x4(every_lane, a, b, 0x88),
+                                 _mm512_maskz_shuffle_f32x4(every_lane, a, b, 0xDD));
         };
-        auto const low = halves(quads(0U), quads(4U)), high = halves(quads(8U), quads(12U));
-        return floats<Arch>(
-            _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xDD)));
+        return floats<Arch>(halves(halves(quads(0), quads(4)), halves(quads(8), quads(12))));
     }
 #endif
     return xsimd::haddp(x.data());
@@ -136,6 +216,21 @@ template <class Arch>
     return (std::bit_cast<std::uint32_t>(x) & 0x7FFF'FFFFU) < 0x7F80'0000U;
 }
 
+/// The low (High: the high) halves of each 128-bit block of x and y, in turns: x0 y0 x1 y1. xsimd's zip has meant that
+/// or the halves of whole registers, by its release.
+template <bool High, class Arch>
+[[nodiscard]] floats<Arch> interleave(floats<Arch> const& x, floats<Arch> const& y) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16)
+        return floats<Arch>(High ? _mm512_maskz_unpackhi_ps(every_lane, x, y)
+                                 : _mm512_maskz_unpacklo_ps(every_lane, x, y));
+#endif
+#ifdef __AVX__
+    if constexpr (lanes<Arch> == 8) return floats<Arch>(High ? _mm256_unpackhi_ps(x, y) : _mm256_unpacklo_ps(x, y));
+#endif
+    if constexpr (lanes<Arch> == 4) return High ? xsimd::zip_hi(x, y) : xsimd::zip_lo(x, y);
+}
+
 /// `lanes` values from anywhere in memory, as floats.
 template <class Arch, real T>
 [[nodiscard]] floats<Arch> load(T const* from) noexcept {
@@ -165,9 +260,10 @@ template <class Arch, real T>
         if constexpr (lanes<Arch> == 16) {
             auto const bits = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(from));
             if constexpr (std::same_as<T, half>)
-                return floats<Arch>(_mm512_cvtph_ps(bits));
+                return floats<Arch>(_mm512_maskz_cvtph_ps(every_lane, bits));
             else
-                return floats<Arch>(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
+                return floats<Arch>(_mm512_castsi512_ps(
+                    _mm512_maskz_slli_epi32(every_lane, _mm512_maskz_cvtepu16_epi32(every_lane, bits), 16)));
         }
 #endif
         std::array<float, floats<Arch>::size> values;
@@ -188,7 +284,7 @@ template <class Arch, real T>
 template <class Arch>
 [[nodiscard]] ints<Arch> round_to_bfloat16(floats<Arch> const& x) noexcept {
     auto const bits = std::bit_cast<ints<Arch>>(x);
-    auto const rounded = bits + ((bits >> 16) & ints<Arch>(1)) + ints<Arch>(0x7FFF);
+    auto const rounded = bits + (shift_right<16, Arch>(bits) & ints<Arch>(1)) + ints<Arch>(0x7FFF);
     auto const quiet = (bits & ints<Arch>(std::numeric_limits<std::int32_t>::min())) | ints<Arch>(0x7FC0'0000);
     return xsimd::select((bits & ints<Arch>(0x7FFF'FFFF)) > ints<Arch>(0x7F80'0000), quiet, rounded);
 }
@@ -224,9 +320,10 @@ void store(floats<Arch> const& x, T* to) noexcept {
         if constexpr (lanes<Arch> == 16) {
             __m256i bits;
             if constexpr (std::same_as<T, half>)
-                bits = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+                bits = _mm512_maskz_cvtps_ph(every_lane, x, _MM_FROUND_TO_NEAREST_INT);
             else
-                bits = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_to_bfloat16<Arch>(x), 16));
+                bits = _mm512_maskz_cvtepi32_epi16(every_lane,
+                                                   _mm512_maskz_srli_epi32(every_lane, round_to_bfloat16<Arch>(x), 16));
             return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
         }
 #endif

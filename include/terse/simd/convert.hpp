@@ -5,6 +5,8 @@
 
 #include <terse/simd/batch.hpp>
 
+// Limited by memory: an instruction or two a register.
+
 namespace terse::simd {
 
 /// out[i] = in[i] in another type, rounded to nearest even. NaN stays NaN.

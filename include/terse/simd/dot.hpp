@@ -3,6 +3,9 @@
 
 #include <terse/simd/batch.hpp>
 
+// Limited by loads, one or two a multiply-add: one row against one row cannot do better. What compares many rows with
+// many goes through tile.hpp.
+
 namespace terse::simd {
 
 /// The sum of term(i) over blocks of lanes: term(load, i) gets a loader that is whole or partial. Four sums hide the

@@ -12,7 +12,7 @@ template <class Arch>
 [[nodiscard]] floats<Arch> exp2(floats<Arch> const& x) noexcept {
     using batch = floats<Arch>;
     auto const clamped = max_number<Arch>(x, batch(-127.0F));
-    auto const whole = xsimd::nearbyint(clamped);
+    auto const whole = round<Arch>(clamped);
     auto const f = clamped - whole;
     auto p = fma<Arch>(batch(0.0013264727F), f, batch(0.0096715130F));
     p = fma<Arch>(p, f, batch(0.055507336F));

@@ -14,6 +14,10 @@
 #include <terse/simd/batch.hpp>
 #include <terse/simd/scalar.hpp>
 
+// Bound by memory: rows pass through registers as they are, a row's loads before its stores, so that a load does not
+// wait for a store whose address looks like its own. Rows are asked for ahead, since no prefetcher guesses which ones
+// stay. What is written beyond the caches goes around them.
+
 namespace terse::simd {
 
 /// to[i] = from[i] for i < count, in whole registers: for rows of some hundred bytes, where a call of memcpy shows.
@@ -31,14 +35,55 @@ template <class Arch = default_arch, class T>
     auto const* const in = reinterpret_cast<std::uint8_t const*>(from);
     auto* const out = reinterpret_cast<std::uint8_t*>(to);
     index i = 0;
-    for (index const whole = size - size % (4 * width); i < whole; i += 4 * width) {
-        std::array<bytes, 4> x;
-        unroll<4>([&](auto v) { x[v] = bytes::load_unaligned(in + i + v * width); });
-        unroll<4>([&](auto v) { x[v].store_unaligned(out + i + v * width); });
+    for (index const whole = size - size % (8 * width); i < whole; i += 8 * width) {
+        std::array<bytes, 8> x;
+        unroll<8>([&](auto v) { x[v] = bytes::load_unaligned(in + i + v * width); });
+        unroll<8>([&](auto v) { x[v].store_unaligned(out + i + v * width); });
     }
     for (index const whole = size - size % width; i < whole; i += width)
         bytes::load_unaligned(in + i).store_unaligned(out + i);
     if (i < size) bytes::load_unaligned(in + size - width).store_unaligned(out + size - width);
+}
+
+/// From how many bytes on a destination is written around the caches: more than a core's share of the last one.
+inline constexpr index stream_bytes = index{8} << 20;
+
+/// Whether `stream_row` can write rows of `dim` to `to`, `stride` apart.
+template <class T>
+[[nodiscard]] bool can_stream([[maybe_unused]] T const* to, [[maybe_unused]] index stride,
+                              [[maybe_unused]] index dim) noexcept {
+#ifdef __SSE2__
+    constexpr auto size = static_cast<index>(sizeof(T));
+    return reinterpret_cast<std::uintptr_t>(to) % 16 == 0 && stride * size % 16 == 0 && dim * size % 16 == 0;
+#else
+    return false;
+#endif
+}
+
+/// `copy_row` around the caches, for a destination that is not read soon. Registers of 16 bytes: the line is put
+/// together from them at no cost, and more destinations are aligned to them.
+/// @pre can_stream; end_stream() after the last row
+template <class T>
+void stream_row([[maybe_unused]] T const* from, [[maybe_unused]] T* to, [[maybe_unused]] index count) noexcept {
+#ifdef __SSE2__
+    auto const* const in = reinterpret_cast<__m128i const*>(from);
+    auto* const out = reinterpret_cast<__m128i*>(to);
+    index const size = count * static_cast<index>(sizeof(T)) / 16;
+    index i = 0;
+    for (index const whole = size - size % 8; i < whole; i += 8) {
+        __m128i x[8];  // std::array would drop its alignment
+        unroll<8>([&](auto v) { x[v] = _mm_loadu_si128(in + i + v); });
+        unroll<8>([&](auto v) { _mm_stream_si128(out + i + v, x[v]); });
+    }
+    for (; i < size; ++i) _mm_stream_si128(out + i, _mm_loadu_si128(in + i));
+#endif
+}
+
+/// Makes streamed rows visible to other threads in order, as ordinary stores are.
+inline void end_stream() noexcept {
+#ifdef __SSE2__
+    _mm_sfence();
+#endif
 }
 
 /// Asks for a row's cache lines ahead of its use.
@@ -52,24 +97,37 @@ void prefetch_row(T const* row, index count) noexcept {
 /// How many rows ahead the kernels below ask for.
 inline constexpr index rows_ahead = 8;
 
-/// Row i of `to` becomes row sources[i] of `from`; strides in elements.
+/// Row i of `to` becomes row sources[i] of `from`; strides in elements. Above `stream_bytes` the rows are written around
+/// the caches.
 /// @pre the two do not overlap
 template <class Arch = default_arch, class T>
-void gather_rows(T const* from, index from_stride, std::span<token const> sources, T* to, index to_stride,
-                 index dim) noexcept {
+[[gnu::flatten]] void gather_rows(T const* from, index from_stride, std::span<token const> sources, T* to,
+                                  index to_stride, index dim) noexcept {
     index const count = std::ssize(sources);
-    for (index i = 0; i < count; ++i) {
-        if (i + rows_ahead < count) prefetch_row(from + sources.data()[i + rows_ahead] * from_stride, dim);
-        copy_row<Arch>(from + sources.data()[i] * from_stride, to + i * to_stride, dim);
+    auto const for_rows = [&](auto copy) noexcept {
+        for (index i = 0; i < count; ++i) {
+            if (i + rows_ahead < count) prefetch_row(from + sources.data()[i + rows_ahead] * from_stride, dim);
+            copy(from + sources.data()[i] * from_stride, to + i * to_stride);
+        }
+    };
+    if (count * dim * static_cast<index>(sizeof(T)) > stream_bytes && can_stream(to, to_stride, dim)) {
+        for_rows([dim](T const* source, T* target) noexcept { stream_row(source, target, dim); });
+        end_stream();
+    } else {
+        for_rows([dim](T const* source, T* target) noexcept { copy_row<Arch>(source, target, dim); });
     }
 }
 
-/// Row i becomes row sources[i], in place; long runs of packed rows move at once.
+/// Row i becomes row sources[i], in place; long runs of packed rows move at once. Rows that come from further than
+/// `stream_bytes` are written around the caches.
 /// @pre sources ascend strictly
 template <class Arch = default_arch, class T>
-void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
+[[gnu::flatten]] void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
     index const count = std::ssize(sources);
     token const* const source = sources.data();
+    constexpr auto size = static_cast<index>(sizeof(T));
+    index const far = can_stream(rows, stride, dim) ? stream_bytes / std::max<index>(stride * size, 1) : max_tokens;
+    bool streamed = false;
     index i = 0;
     while (i < count && source[i] == i) ++i;
     while (i < count) {
@@ -80,10 +138,17 @@ void compact_rows(T* rows, index stride, std::span<token const> sources, index d
             std::memmove(rows + i * dim, rows + source[i] * dim, static_cast<std::size_t>(run * dim) * sizeof(T));
         } else {
             if (i + rows_ahead < count) prefetch_row(rows + source[i + rows_ahead] * stride, dim);
-            copy_row<Arch>(rows + source[i] * stride, rows + i * stride, dim);
+            T const* const from = rows + source[i] * stride;
+            if (source[i] - i > far) {
+                stream_row(from, rows + i * stride, dim);
+                streamed = true;
+            } else {
+                copy_row<Arch>(from, rows + i * stride, dim);
+            }
         }
         i += run;
     }
+    if (streamed) end_stream();
 }
 
 /// Calls body(registers, first) for blocks of 8, 4 or 1 registers that cover [0, dim), the last one overlapping the one
@@ -100,11 +165,13 @@ void for_blocks(index dim, Body const& body) noexcept {
 }
 
 /// out = the sum over k of weights[k] * row sources[k] of `in`, divided by `divisor`: added in float in that order and
-/// rounded once. Empty `weights`: all ones. No sources: zeros.
+/// rounded once; a lone row of weight one is copied. Empty `weights`: all ones. No sources: zeros.
 /// @pre out is not one of the rows
 template <class Arch = default_arch, real T>
 [[gnu::flatten]] void sum_rows(T const* in, index stride, std::span<token const> sources,
                                std::span<float const> weights, float divisor, T* out, index dim) noexcept {
+    if (sources.size() == 1 && divisor == 1.0F && (weights.empty() || weights[0] == 1.0F))
+        return copy_row<Arch>(in + sources[0] * stride, out, dim);  // most rows of a merge
     if (dim < lanes<Arch>) return scalar::sum_rows(in, stride, sources, weights, divisor, out, dim);
     for_blocks<Arch>(dim, [&](auto registers, index first) {
         std::array<floats<Arch>, registers> sum;

@@ -10,6 +10,9 @@
 #include <terse/simd/rows.hpp>
 #include <terse/simd/tile.hpp>
 
+// Limited by the multiply-adds of the tiles. Beside them lie an exponential, a load and a store a logit, a second load
+// for its weight, and the packing of keys, which the heads that share them share too.
+
 namespace terse::simd {
 
 /// Logits from products, in base 2: scale * x, capped, times log2(e).
@@ -29,55 +32,21 @@ struct base2_logits {
     }
 };
 
-/// Queries that `softmax_columns` takes at once, across lanes.
-template <class Arch>
-inline constexpr index softmax_group = std::max<index>(32, panel_width<Arch>);
-
-/// Floats of scratch that `softmax_columns` wants.
-template <class Arch = default_arch>
-[[nodiscard]] constexpr index softmax_columns_scratch(index keys, index dim) noexcept {
-    constexpr index group = softmax_group<Arch>;
-    index const chunks = (keys + chunk_rows<Arch> - 1) / chunk_rows<Arch>;
-    return alignment_slack + keys * group + chunks * group + (group + chunk_rows<Arch>)*dim + 3 * group;
+/// A callable's rows of bfloat16 as rows of pairs.
+template <class Rows>
+[[nodiscard]] auto as_pairs(Rows rows) noexcept {
+    return [rows](auto... at) noexcept { return reinterpret_cast<float const*>(rows(at...)); };
 }
 
-/// softmax_columns of one query: keys lie across lanes.
-template <class Arch, class Query, class Key>
-void softmax_row(Query const* query, index seen, Key key, index dim, base2_logits<Arch> logits,
-                 std::span<float> columns, float* scratch) noexcept {
-    using batch = floats<Arch>;
-    constexpr index width = lanes<Arch>;
-    constexpr float lowest = std::numeric_limits<float>::lowest();
-    auto const last = static_cast<float>(seen - 1);
-    batch highest(lowest), sum(0.0F);
-    for (index j = 0; j < seen; j += width) {  // may write up to a register beyond `seen`: scratch has room
-        auto x = logits(dot_rows<Arch>(j, seen, key, query, dim));
-        if (seen - j < width)
-            x = xsimd::select(lane_numbers<Arch>() > batch(last - static_cast<float>(j)),
-                              batch(-std::numeric_limits<float>::infinity()), x);
-        highest = max_number<Arch>(x, highest);
-        x.store_aligned(scratch + j);
-    }
-    batch const top(max_lane<Arch>(highest));
-    for (index j = 0; j < seen; j += width) {
-        auto const e = exp2<Arch>(batch::load_aligned(scratch + j) - top);
-        e.store_aligned(scratch + j);
-        sum += e;
-    }
-    float const total = sum_lanes<Arch>(sum);
-    if (total > 0)
-        add_scaled<Arch>(scratch, 1 / total, columns.data(), std::min(seen, static_cast<index>(columns.size())));
-}
-
-/// columns[r] += the sum over lanes of weights[lane] * rows[r][lane], for r < count. Rows are `group` apart.
+/// columns[r] += the sum over lanes of weights[lane] * rows[r][lane], for r < count. Rows are `stride` apart.
 template <class Arch>
-void add_weighted_rows(index count, float const* rows, index group, std::span<float const> weights,
+void add_weighted_rows(index count, float const* rows, index stride, std::span<float const> weights,
                        float* columns) noexcept {
     constexpr index width = lanes<Arch>;
     for (index r = 0; r < count; r += width) {
         std::array<floats<Arch>, floats<Arch>::size> sums;
         unroll<width>([&](auto i) {
-            float const* const row = rows + std::min<index>(r + i, count - 1) * group;
+            float const* const row = rows + std::min<index>(r + i, count - 1) * stride;
             sums[i] = floats<Arch>(0.0F);
             for (std::size_t lane = 0; lane < weights.size(); lane += floats<Arch>::size) {
                 sums[i] = fma<Arch>(floats<Arch>::load_aligned(row + lane),
@@ -92,112 +61,209 @@ void add_weighted_rows(index count, float const* rows, index group, std::span<fl
     }
 }
 
-/// What each key receives of the queries' attention: for queries i of [0, queries) the softmax over keys
-/// j < min(visible + i, keys) of scale * <q_i, k_j>, and columns[j] += its value, for j < columns.size().
+/// Rows across lanes that `softmax_columns` takes at once: of the queries of one head, or of several heads.
+template <class Arch>
+inline constexpr index softmax_group = std::max<index>(64, panel_width<Arch>);
+
+template <class Arch>
+[[nodiscard]] constexpr index whole_registers(index count) noexcept {
+    return (count + lanes<Arch> - 1) / lanes<Arch> * lanes<Arch>;
+}
+
+/// Lanes that a head takes: its queries, in whole registers.
+template <class Arch>
+[[nodiscard]] constexpr index softmax_lanes(index queries) noexcept {
+    return std::min(softmax_group<Arch>, whole_registers<Arch>(queries));
+}
+
+/// Heads that `softmax_columns` takes at once, so that keys are read and packed once for all of them.
+template <class Arch = default_arch>
+[[nodiscard]] constexpr index softmax_heads(index queries) noexcept {
+    return queries <= 1 ? 16 : softmax_group<Arch> / softmax_lanes<Arch>(queries);
+}
+
+/// Floats of scratch that `softmax_columns` wants for `heads` heads of `queries` queries.
+template <class Arch = default_arch>
+[[nodiscard]] constexpr index softmax_columns_scratch(index heads, index queries, index keys, index dim) noexcept {
+    index const at_once = std::min(heads, softmax_heads<Arch>(queries));
+    if (queries <= 1) return alignment_slack + at_once * whole_registers<Arch>(keys);
+    constexpr index width = panel_width<Arch>, blocks = chunk_rows<Arch> / tile_rows<Arch> * block_width<Arch>;
+    index const group = (at_once * softmax_lanes<Arch>(queries) + width - 1) / width * width;
+    return alignment_slack + (keys + (keys + chunk_rows<Arch> - 1) / chunk_rows<Arch> + 4 + dim) * group +
+           blocks * dim + partial_sums<Arch>(group, dim);
+}
+
+/// softmax_columns of one query a head: keys lie across lanes, and stay near while one head after the other meets them.
+template <class Arch, class Query, class Key>
+void softmax_rows(index heads, Query query, index seen, Key key, index dim, base2_logits<Arch> logits,
+                  std::span<float> columns, index stride, index wanted, float* scratch) noexcept {
+    using batch = floats<Arch>;
+    constexpr index width = lanes<Arch>;
+    constexpr float lowest = std::numeric_limits<float>::lowest();
+    index const room = whole_registers<Arch>(seen);
+    std::array<batch, 16> highest;
+    highest.fill(batch(lowest));
+    for (index j = 0; j < seen; j += width) {
+        for (index i = j + rows_ahead; i < std::min(j + rows_ahead + width, seen); ++i) prefetch_row(key(i), dim);
+        for (index h = 0; h < heads; ++h) {
+            auto x = logits(dot_rows<Arch>(j, seen, key, query(h, 0), dim));
+            if (seen - j < width)
+                x = xsimd::select(lane_numbers<Arch>() >= batch(static_cast<float>(seen - j)),
+                                  batch(-std::numeric_limits<float>::infinity()), x);
+            highest[static_cast<std::size_t>(h)] = max_number<Arch>(x, highest[static_cast<std::size_t>(h)]);
+            x.store_aligned(scratch + h * room + j);
+        }
+    }
+    for (index h = 0; h < heads; ++h) {
+        float* const row = scratch + h * room;
+        batch const top(max_lane<Arch>(highest[static_cast<std::size_t>(h)]));
+        batch sum(0.0F);
+        for (index j = 0; j < seen; j += width) {
+            auto const e = exp2<Arch>(batch::load_aligned(row + j) - top);
+            e.store_aligned(row + j);
+            sum += e;
+        }
+        float const total = sum_lanes<Arch>(sum);
+        if (total > 0) add_scaled<Arch>(row, 1 / total, columns.data() + h * stride, std::min(seen, wanted));
+    }
+}
+
+/// What each key receives of the queries' attention: for queries i of [0, queries) of each head the softmax over keys
+/// j < min(visible + i, keys) of scale * <q_hi, k_j>, and columns[h][j] += its value, for j < wanted.
 ///
 /// A logit that is NaN or -infinity counts as not visible. A query that sees nothing else, or one with a logit of
 /// +infinity, adds nothing.
 ///
 /// One product: exponentials are kept relative to the maximum so far, a chunk of keys at a time, and weighted at the
-/// end by what the final maximum and sum make of that chunk.
+/// end by what the final maximum and sum make of that chunk. What a head gets does not depend on the heads beside it.
 ///
-/// @param query, key  callables index -> T const*, of dim contiguous values; any layout
-/// @param soft_cap    > 0: logits become cap * tanh(logit / cap)
-/// @param visible     keys that query 0 sees; query i sees i more (causal). For all keys: keys
-/// @param columns     at most keys of them, added to
-/// @param scratch     at least softmax_columns_scratch(keys, dim)
-/// @complexity        O(queries * keys * dim); no allocation
-template <class Arch = default_arch, class Query, class Key>
-[[gnu::flatten]] void softmax_columns(index queries, Query query, index keys, Key key, index dim, float scale,
-                                      float soft_cap, index visible, std::span<float> columns,
-                                      std::span<float> scratch) noexcept {
+/// Bfloat16 queries and keys of an even dim go through `dot_pairs` where it is an instruction.
+///
+/// @tparam Element  pair: rows are of `dim` pairs, see `as_pairs`
+/// @param heads     heads that read the same keys
+/// @param query     callable (head, index) -> T const*, of dim contiguous values; any layout
+/// @param key       callable index -> T const*, likewise
+/// @param soft_cap  > 0: logits become cap * tanh(logit / cap)
+/// @param visible   keys that query 0 sees; query i sees i more (causal). For all keys: keys
+/// @param columns   [heads, wanted], `stride` from one head to the next; wanted <= keys; added to
+/// @param scratch   at least softmax_columns_scratch(heads, queries, keys, dim)
+/// @complexity      O(heads * queries * keys * dim); no allocation
+template <class Arch = default_arch, element Element = element::single, class Query, class Key>
+[[gnu::flatten]] void softmax_columns(index heads, index queries, Query query, index keys, Key key, index dim,
+                                      float scale, float soft_cap, index visible, std::span<float> columns,
+                                      index stride, index wanted, std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
-    constexpr index width = panel_width<Arch>, group = softmax_group<Arch>, step = lanes<Arch>;
-    constexpr index chunk_size = chunk_rows<Arch>;
+    constexpr index width = panel_width<Arch>, step = lanes<Arch>, chunk_size = chunk_rows<Arch>;
     constexpr float lowest = std::numeric_limits<float>::lowest();
+    if constexpr (has_dot_pairs<Arch> && std::same_as<decltype(key(keys)), bfloat16 const*> &&
+                  std::same_as<decltype(query(heads, queries)), bfloat16 const*>) {
+        if (queries > 1 && dim % 2 == 0)
+            return softmax_columns<Arch, element::pair>(heads, queries, as_pairs(query), keys, as_pairs(key), dim / 2,
+                                                        scale, soft_cap, visible, columns, stride, wanted, scratch);
+    }
     base2_logits<Arch> const logits{scale, soft_cap};
-    float* const panels = align(scratch);
-    float* const highest = panels + group * dim;  // [group]: the maximum so far, of the chunk before, and the sum
-    float* const before = highest + group;
-    float* const sum = before + group;
-    float* const chunk_highest = sum + group;                                                  // [chunks, group]
-    float* const exponentials = chunk_highest + (keys + chunk_size - 1) / chunk_size * group;  // [keys, group]
-    float* const converted = exponentials + keys * group;
+    index const at_once = std::min(heads, softmax_heads<Arch>(queries));
+    index const head_lanes = softmax_lanes<Arch>(queries);
+    index const group = (at_once * head_lanes + width - 1) / width * width;
 
-    for (index first = 0; first < queries; first += group) {
-        index const count = std::min(group, queries - first);
-        index const seen_by_all = std::clamp<index>(visible + first, 0, keys);
-        index const seen = std::clamp<index>(visible + first + count - 1, 0, keys);
-        if (count == 1) {
-            softmax_row<Arch>(query(first), seen, key, dim, logits, columns, exponentials);
+    for (index head = 0; head < heads; head += at_once) {
+        index const mine = std::min(at_once, heads - head);
+        auto const head_columns = columns.subspan(static_cast<std::size_t>(head * stride));
+        if (queries == 1) {
+            auto const own = [&](index h, index i) noexcept { return query(head + h, i); };
+            softmax_rows<Arch>(mine, own, std::clamp<index>(visible, 0, keys), key, dim, logits, head_columns, stride,
+                               wanted, align(scratch));
             continue;
         }
-        auto const vectors = [count](index panel) noexcept { return count - panel > step ? 2 : 1; };
-        for (index p = 0; p < count; p += width) {
-            pack<Arch>(first + p, count - p, query, dim, vectors(p) * step, panels + p * dim);
-        }
-        std::fill_n(highest, group, lowest);
-        std::fill_n(sum, group, 0.0F);
+        for (index first = 0; first < queries; first += head_lanes) {
+            index const count = std::min(head_lanes, queries - first);
+            index const used = mine * head_lanes;  // lanes
+            index const seen_by_all = std::clamp<index>(visible + first, 0, keys);
+            index const seen = std::clamp<index>(visible + first + count - 1, 0, keys);
+            index const chunks = (keys + chunk_size - 1) / chunk_size;
+            float* const panels = align(scratch);                        // [dim, group]
+            float* const highest = panels + group * dim;                 // [group]: the maximum so far,
+            float* const before = highest + group;                       // of the chunk before,
+            float* const sum = before + group;                           // the sum,
+            float* const sees = sum + group;                             // and the keys that a lane sees
+            float* const chunk_highest = sees + group;                   // [chunks, group]
+            float* const exponentials = chunk_highest + chunks * group;  // [keys, group]
+            float* const blocks = exponentials + keys * group;
+            float* const partial = blocks + chunk_size / tile_rows<Arch> * block_width<Arch> * dim;
 
-        for (index chunk = 0; chunk < seen; chunk += chunk_size) {
-            index const chunk_count = std::min(chunk_size, seen - chunk);
-            bool const masked = chunk + chunk_count > seen_by_all;
-            std::array<float const*, static_cast<std::size_t>(chunk_size)> rows;
-            float_rows<Arch>(chunk, chunk_count, key, dim, converted, rows.data());
-            std::copy_n(highest, group, before);
-            for (index p = 0; p < count; p += width) {
-                for (index block = 0; block < chunk_count; block += tile_rows<Arch>) {
+            auto const query_of = [&](index lane) noexcept {  // those beyond a head's queries repeat its last one
+                return query(head + lane / head_lanes, first + std::min(lane % head_lanes, count - 1));
+            };
+            pack_panels<Arch>(0, used, query_of, dim, panels);
+            std::fill_n(highest, group, lowest);
+            std::fill_n(sum, group, 0.0F);
+            for (index lane = 0; lane < used; ++lane)
+                sees[lane] = static_cast<float>(visible + first + std::min(lane % head_lanes, count - 1));
+
+            for (index chunk = 0; chunk < seen; chunk += chunk_size) {
+                index const rows = std::min(chunk_size, seen - chunk);
+                bool const masked = chunk + rows > seen_by_all;
+                pack_blocks<Arch>(chunk, rows, key, dim, blocks);
+                std::copy_n(highest, group, before);
+                auto const keep = [&](auto R, auto V, auto const& products, index block, index p) noexcept {
                     index const j = chunk + block;
-                    auto const keep = [&](auto R, auto V) noexcept {
-                        if (p == 0) {
-                            for (index r = 0; r < R; ++r)
-                                prefetch_row(key(std::min(j + r + chunk_size, keys - 1)), dim);
+                    if (p == 0) {
+                        for (index r = 0; r < R; ++r) {
+                            index const next = std::min(j + r + chunk_size, keys - 1);
+                            prefetch_row(key(next), dim);
+                            for (index lane = 0; lane < group; lane += 16)
+                                __builtin_prefetch(exponentials + next * group + lane, 1);
                         }
-                        auto const products = multiply<Arch, R, V>(rows.data() + block, panels + p * dim, dim);
-                        unroll<V>([&](auto v) {
-                            index const lane = p + v * step;
-                            auto top = batch::load_aligned(highest + lane);
-                            unroll<R>([&](auto r) {
-                                auto x = logits(products[r][v]);
-                                if (masked) {  // lane l sees keys below visible + first + l
-                                    batch const hidden(static_cast<float>(j + r - visible - first - lane));
-                                    x = xsimd::select(lane_numbers<Arch>() <= hidden,
-                                                      batch(-std::numeric_limits<float>::infinity()), x);
-                                }
-                                top = max_number<Arch>(x, top);
-                                x.store_aligned(exponentials + (j + r) * group + lane);
-                            });
-                            top.store_aligned(highest + lane);
+                    }
+                    unroll<V>([&](auto v) {
+                        index const lane = p + v * step;
+                        auto top = batch::load_aligned(highest + lane);
+                        unroll<R>([&](auto r) {
+                            auto x = logits(products[r][v]);
+                            if (masked) {
+                                x = xsimd::select(batch::load_aligned(sees + lane) <= batch(static_cast<float>(j + r)),
+                                                  batch(-std::numeric_limits<float>::infinity()), x);
+                            }
+                            top = max_number<Arch>(x, top);
+                            x.store_aligned(exponentials + (j + r) * group + lane);
                         });
-                    };
-                    with_tile<Arch>(std::min<index>(tile_rows<Arch>, chunk_count - block), vectors(p), keep);
+                        top.store_aligned(highest + lane);
+                    });
+                };
+                multiply_all<Arch, Element>(rows, blocks, used, panels, dim, partial, keep);
+                for (index lane = 0; lane < used; lane += step) {
+                    auto const top = batch::load_aligned(highest + lane);
+                    auto total = batch::load_aligned(sum + lane) * exp2<Arch>(batch::load_aligned(before + lane) - top);
+                    for (index j = chunk; j < chunk + rows; ++j) {
+                        float* const at = exponentials + j * group + lane;
+                        auto const e = exp2<Arch>(batch::load_aligned(at) - top);
+                        e.store_aligned(at);
+                        total += e;
+                    }
+                    total.store_aligned(sum + lane);
+                    top.store_aligned(chunk_highest + chunk / chunk_size * group + lane);
                 }
             }
-            for (index lane = 0; lane < count; lane += step) {
-                auto const top = batch::load_aligned(highest + lane);
-                auto total = batch::load_aligned(sum + lane) * exp2<Arch>(batch::load_aligned(before + lane) - top);
-                for (index j = chunk; j < chunk + chunk_count; ++j) {
-                    float* const at = exponentials + j * group + lane;
-                    auto const e = exp2<Arch>(batch::load_aligned(at) - top);
-                    e.store_aligned(at);
-                    total += e;
-                }
-                total.store_aligned(sum + lane);
-                top.store_aligned(chunk_highest + chunk / chunk_size * group + lane);
-            }
-        }
 
-        for (index lane = 0; lane < group; ++lane) sum[lane] = lane < count && sum[lane] > 0 ? 1 / sum[lane] : 0;
-        index const wanted = std::min(seen, static_cast<index>(columns.size()));
-        for (index chunk = 0; chunk < wanted; chunk += chunk_size) {
-            for (index lane = 0; lane < count; lane += step) {
-                auto const late = batch::load_aligned(chunk_highest + chunk / chunk_size * group + lane) -
-                                  batch::load_aligned(highest + lane);
-                (exp2<Arch>(late) * batch::load_aligned(sum + lane)).store_aligned(before + lane);
+            for (index lane = 0; lane < used; ++lane)
+                sum[lane] = lane % head_lanes < count && sum[lane] > 0 ? 1 / sum[lane] : 0;
+            index const written = std::min(seen, wanted);
+            for (index chunk = 0; chunk < written; chunk += chunk_size) {
+                for (index lane = 0; lane < used; lane += step) {
+                    auto const late = batch::load_aligned(chunk_highest + chunk / chunk_size * group + lane) -
+                                      batch::load_aligned(highest + lane);
+                    (exp2<Arch>(late) * batch::load_aligned(sum + lane)).store_aligned(before + lane);
+                }
+                index const in_use = (count + step - 1) / step * step;
+                float const* const next = exponentials + std::min(chunk + chunk_size, keys - chunk_size) * group;
+                for (index at = 0; at < chunk_size * group; at += 16) __builtin_prefetch(next + at);
+                for (index h = 0; h < mine; ++h) {
+                    std::span const weights(before + h * head_lanes, static_cast<std::size_t>(in_use));
+                    add_weighted_rows<Arch>(std::min(chunk_size, written - chunk),
+                                            exponentials + chunk * group + h * head_lanes, group, weights,
+                                            head_columns.data() + h * stride + chunk);
+                }
             }
-            auto const used = static_cast<std::size_t>((count + step - 1) / step * step);
-            add_weighted_rows<Arch>(std::min(chunk_size, wanted - chunk), exponentials + chunk * group, group,
-                                    std::span<float const>(before, used), columns.data() + chunk);
         }
     }
 }

@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstdint>
 #include <span>
+#include <type_traits>
 
 #include <terse/simd/batch.hpp>
-#include <terse/simd/convert.hpp>
 
-// Products of all rows of one side with all rows of another, tile by tile. One side is packed into panels, so that its
-// rows lie across lanes: put there the side over which nothing is reduced. The other is broadcast, read in place.
+// Products of all rows of one side with all rows of another, tile by tile: the core of every kernel that compares
+// tokens. Limited by the multiply-adds, as long as loads are fewer: a tile of R rows and V vectors of lanes does R * V
+// of them with R + V loads. One side lies across lanes: the side over which nothing is reduced, so that maxima and sums
+// need no horizontal step. The other is broadcast. Both are packed, k after k: rows that are some hundred bytes apart
+// share banks and sets of the first cache, which costs a fifth of the speed, and with 4 KiB between them half.
 
 namespace terse::simd {
 
@@ -20,9 +27,16 @@ inline constexpr int tile_rows =
 template <class Arch>
 inline constexpr index panel_width = 2 * lanes<Arch>;
 
+/// Floats from one k to the next in a block, the packed rows of the broadcast side of one tile.
+template <class Arch>
+inline constexpr index block_width = (tile_rows<Arch> + lanes<Arch> - 1) / lanes<Arch>* lanes<Arch>;
+
 /// Rows of the broadcast side that are walked while one panel is hot.
 template <class Arch>
-inline constexpr index chunk_rows = 24;
+inline constexpr index chunk_rows = 4 * tile_rows<Arch>;
+
+/// Channels that a tile takes at once: a panel and a block of as many stay in the first cache.
+inline constexpr index tile_depth = 256;
 
 /// The sums of R broadcast rows and V lane vectors.
 template <class Arch, int R, int V>
@@ -35,67 +49,89 @@ using tile = std::array<std::array<floats<Arch>, V>, R>;
 }
 inline constexpr index alignment_slack = 15;
 
-/// Packs rows [first, first + count) into panel[dim][width]; lanes without a row are zero.
-/// @pre width is a multiple of 4
-template <class Arch, class Row>
-void pack(index first, index count, Row row, index dim, index width, float* panel) noexcept {
-    using quad_arch = std::conditional_t<xsimd::sse2::supported(), xsimd::sse2, Arch>;
+/// Four values of each row `from[i]`, `from[i + 4]`, ...: one row a 128-bit block.
+template <class Arch, class Pointer, std::size_t N, class Load>
+[[nodiscard]] floats<Arch> load_blocks(std::array<Pointer, N> const& from, std::size_t i, Load quad) noexcept {
+#ifdef __AVX512F__
+    if constexpr (N == 16) {
+        auto const low = _mm512_castps128_ps512(quad(from[i]));
+        auto const half = _mm512_insertf32x4(low, quad(from[i + 4]), 1);
+        return floats<Arch>(_mm512_insertf32x4(_mm512_insertf32x4(half, quad(from[i + 8]), 2), quad(from[i + 12]), 3));
+    }
+#endif
+#ifdef __AVX__
+    if constexpr (N == 8)
+        return floats<Arch>(_mm256_insertf128_ps(_mm256_castps128_ps256(quad(from[i])), quad(from[i + 4]), 1));
+#endif
+    if constexpr (N == 4) return quad(from[i]);
+}
+
+/// Packs rows [first, first + count) into panel[dim][width], as floats; lanes without a row repeat the last one.
+/// With Squares, the squared norm of each lane's row goes to squares[width].
+/// @pre count >= 1; width is a multiple of lanes; panel and squares are aligned to a register
+template <class Arch, bool Squares = false, class Row>
+[[gnu::flatten]] void pack(index first, index count, Row row, index dim, index width, float* panel,
+                           float* squares = nullptr) noexcept {
+    using quad_arch = std::conditional_t<lanes<Arch> == 4, Arch, xsimd::sse2>;
     using quad = floats<quad_arch>;
     static_assert(quad::size == 4, "packing wants 128-bit registers");
-    for (index lane = 0; lane < width; lane += 4) {
-        for (index k = 0; k < dim; k += 4) {
-            index const depth = std::min<index>(dim - k, 4);
-            auto const read = [&](index i) noexcept {
-                if (lane + i >= count) return quad(0.0F);
-                auto const* const from = row(first + lane + i) + k;
-                return depth == 4 ? load<quad_arch>(from) : load_partial<quad_arch>(from, depth);
-            };
-            auto const a = read(0), b = read(1), c = read(2), d = read(3);
-            auto const ac = xsimd::zip_lo(a, c), bd = xsimd::zip_lo(b, d);
-            auto const ac_high = xsimd::zip_hi(a, c), bd_high = xsimd::zip_hi(b, d);
-            float* const to = panel + k * width + lane;
-            xsimd::zip_lo(ac, bd).store_unaligned(to);
-            if (depth > 1) xsimd::zip_hi(ac, bd).store_unaligned(to + width);
-            if (depth > 2) xsimd::zip_lo(ac_high, bd_high).store_unaligned(to + 2 * width);
-            if (depth > 3) xsimd::zip_hi(ac_high, bd_high).store_unaligned(to + 3 * width);
+    for (index lane = 0; lane < width; lane += lanes<Arch>) {
+        std::array<decltype(row(first)), floats<Arch>::size> from;
+        unroll<lanes<Arch>>([&](auto i) { from[i] = row(first + std::min<index>(lane + i, count - 1)); });
+        std::array<floats<Arch>, 4> sums;
+        sums.fill(floats<Arch>(0.0F));
+        auto const transpose = [&](index k, index depth, auto load_quad) noexcept {
+            std::array<floats<Arch>, 4> x;
+            unroll<4>([&](auto i) { x[i] = load_blocks<Arch>(from, i, load_quad); });
+            auto const even = interleave<false, Arch>(x[0], x[2]), odd = interleave<false, Arch>(x[1], x[3]);
+            auto const even_high = interleave<true, Arch>(x[0], x[2]), odd_high = interleave<true, Arch>(x[1], x[3]);
+            x = {interleave<false, Arch>(even, odd), interleave<true, Arch>(even, odd),
+                 interleave<false, Arch>(even_high, odd_high), interleave<true, Arch>(even_high, odd_high)};
+            unroll<4>([&](auto i) {
+                if (i < depth) x[i].store_aligned(panel + (k + i) * width + lane);
+                if constexpr (Squares) sums[i] = fma<Arch>(x[i], x[i], sums[i]);
+            });
+        };
+        index const whole = dim - dim % 4;
+        for (index k = 0; k < whole; k += 4)
+            transpose(k, 4, [k](auto const* p) noexcept { return load<quad_arch>(p + k); });
+        if (whole < dim) {
+            index const depth = dim - whole;
+            transpose(whole, depth, [=](auto const* p) noexcept { return load_partial<quad_arch>(p + whole, depth); });
         }
+        if constexpr (Squares) ((sums[0] + sums[1]) + (sums[2] + sums[3])).store_aligned(squares + lane);
     }
 }
 
-/// Rows [first, first + count) as floats: pointers to where they stand, or to `converted` [count, dim] when they are in
-/// 16 bit.
-template <class Arch, class Row>
-void float_rows(index first, index count, Row row, index dim, float* converted, float const** rows) noexcept {
-    for (index i = 0; i < count; ++i) {
-        auto const* const from = row(first + i);
-        if constexpr (std::same_as<decltype(from), float const* const>) {
-            rows[i] = from;
-        } else {
-            auto const size = static_cast<std::size_t>(dim);
-            convert<Arch>(std::span(from, size), std::span(converted + i * dim, size));
-            rows[i] = converted + i * dim;
-        }
-    }
+/// Packs `count` rows of the broadcast side into blocks [blocks][dim][block_width].
+/// With Squares, the squared norm of row i goes to squares[i / tile_rows * block_width + i % tile_rows].
+template <class Arch, bool Squares = false, class Row>
+void pack_blocks(index first, index count, Row row, index dim, float* blocks, float* squares = nullptr) noexcept {
+    constexpr index rows = tile_rows<Arch>, width = block_width<Arch>;
+    for (index block = 0; block < count; block += rows, blocks += width * dim, squares += Squares ? width : 0)
+        pack<Arch, Squares>(first + block, std::min(rows, count - block), row, dim, width, blocks, squares);
 }
 
-/// The products of R rows with a panel of V vectors.
-template <class Arch, int R, int V>
-[[nodiscard]] tile<Arch, R, V> multiply(float const* const* rows, float const* panel, index dim) noexcept {
-    std::array<float const*, R> from;
-    tile<Arch, R, V> sums;
-    unroll<R>([&](auto r) {
-        from[r] = rows[r];
-        unroll<V>([&](auto v) { sums[r][v] = floats<Arch>(0.0F); });
-    });
-    for (index k = 0; k < dim; ++k, panel += V * lanes<Arch>) {
+/// What a tile's packed elements are: one float, or two bfloat16 side by side, packed as if they were floats.
+enum class element : unsigned char { single, pair };
+
+/// Adds the products of R rows of a block with a panel of V vectors, over `depth` elements.
+template <class Arch, element Element, int R, int V>
+void multiply(float const* block, float const* panel, index depth, tile<Arch, R, V>& sums) noexcept {
+    auto total = sums;
+#pragma GCC unroll 1  // unrolled, gcc folds the loads into the multiply-adds, at half the speed
+    for (index k = 0; k < depth; ++k, block += block_width<Arch>, panel += V * lanes<Arch>) {
         std::array<floats<Arch>, V> right;
         unroll<V>([&](auto v) { right[v] = floats<Arch>::load_aligned(panel + v * lanes<Arch>); });
         unroll<R>([&](auto r) {
-            floats<Arch> const left(from[r][k]);
-            unroll<V>([&](auto v) { sums[r][v] = fma<Arch>(left, right[v], sums[r][v]); });
+            floats<Arch> const left(block[r]);
+            unroll<V>([&](auto v) {
+                total[r][v] = Element == element::pair ? dot_pairs<Arch>(left, right[v], total[r][v])
+                                                       : fma<Arch>(left, right[v], total[r][v]);
+            });
         });
     }
-    return sums;
+    sums = total;
 }
 
 /// Calls body(R, V), as constants, for the tile of `rows` rows, 1 to tile_rows, and `vectors` vectors, 1 or 2.
@@ -109,6 +145,65 @@ void with_tile(index rows, index vectors, Body&& body) noexcept {
     } else if constexpr (R > 1) {
         with_tile<Arch, R - 1>(rows, vectors, body);
     }
+}
+
+/// Packs rows [first, first + count) of the lane side into panels, one after the other; the last is one vector wide
+/// where that holds its rows.
+template <class Arch, bool Squares = false, class Row>
+void pack_panels(index first, index count, Row row, index dim, float* panels, float* squares = nullptr) noexcept {
+    constexpr index width = panel_width<Arch>;
+    for (index p = 0; p < count; p += width)
+        pack<Arch, Squares>(first + p, std::min(width, count - p), row, dim,
+                            count - p > lanes<Arch> ? width : width / 2, panels + p * dim,
+                            Squares ? squares + p : nullptr);
+}
+
+/// Floats of scratch that `multiply_all` wants.
+template <class Arch>
+[[nodiscard]] constexpr index partial_sums(index lane_count, index dim) noexcept {
+    return dim <= tile_depth
+               ? 0
+               : (lane_count + panel_width<Arch> - 1) / panel_width<Arch> * panel_width<Arch> * chunk_rows<Arch>;
+}
+
+/// The products of `rows` packed blocks' rows, at most chunk_rows, with the rows of packed panels: calls
+/// use(R, V, products, row, lane) for each tile: its size as constants, its sums, its first row and first lane.
+/// @param dim      elements of a row
+/// @param partial  at least partial_sums(lane_count, dim), aligned to a register
+template <class Arch, element Element = element::single, class Use>
+void multiply_all(index rows, float const* blocks, index lane_count, float const* panels, index dim, float* partial,
+                  Use const& use) noexcept {
+    constexpr index width = panel_width<Arch>, step = lanes<Arch>;
+    index k = 0;
+    do {
+        index const depth = std::min(tile_depth, dim - k);
+        for (index p = 0; p < lane_count; p += width) {
+            for (index block = 0; block < rows; block += tile_rows<Arch>) {
+                float* const kept = partial + p * chunk_rows<Arch> + block * width;
+                auto const work = [&](auto R, auto V) noexcept {
+                    tile<Arch, R, V> sums;
+                    unroll<R>([&](auto r) {
+                        unroll<V>([&](auto v) {
+                            sums[r][v] =
+                                k == 0 ? floats<Arch>(0.0F) : floats<Arch>::load_aligned(kept + (r * V + v) * step);
+                        });
+                    });
+                    multiply<Arch, Element, R, V>(
+                        blocks + block / tile_rows<Arch> * block_width<Arch> * dim + k * block_width<Arch>,
+                        panels + p * dim + k * V * step, depth, sums);
+                    if (k + depth == dim) {
+                        use(R, V, sums, block, p);
+                    } else {
+                        unroll<R>([&](auto r) {
+                            unroll<V>([&](auto v) { sums[r][v].store_aligned(kept + (r * V + v) * step); });
+                        });
+                    }
+                };
+                with_tile<Arch>(std::min<index>(tile_rows<Arch>, rows - block), lane_count - p > step ? 2 : 1, work);
+            }
+        }
+        k += depth;
+    } while (k < dim);
 }
 
 }  // namespace terse::simd

@@ -293,52 +293,36 @@ void top_k(std::span<float const> scores, std::span<token> kept, token first,
     }
 }
 
-/// Position of the highest of `scores` in top_k's order (Lowest: of the lowest, so that NaN comes first); of equal ones
-/// the first; -1 when there are none.
-template <bool Lowest, class Arch>
-[[nodiscard, gnu::flatten]] index arg_extreme(std::span<float const> scores) noexcept {
+/// Position of the highest of `scores`: NaN last, the first of equal ones; -1 when there are none.
+/// @complexity O(n)
+template <class Arch = default_arch>
+[[nodiscard]] index arg_highest(std::span<float const> scores) noexcept {
     constexpr std::size_t width = ints<Arch>::size;
     std::size_t const whole = scores.size() - scores.size() % width;
     index found = -1;
     std::int32_t best = 0;
     auto const take = [&](std::int32_t x, index at) {
-        bool const better = Lowest ? x < best : x > best;
-        if (found < 0 || better || (x == best && at < found)) {
-            best = x;
-            found = at;
-        }
+        if (found >= 0 && (x < best || (x == best && at > found))) return;
+        best = x;
+        found = at;
     };
     if (whole != 0) {
-        auto extreme = load_ranks<Arch>(scores.data());
+        auto highest = load_ranks<Arch>(scores.data());
         auto position = load_positions<Arch>(0), where = position;
         for (std::size_t i = width; i < whole; i += width) {
             position += ints<Arch>(static_cast<std::int32_t>(width));
             auto const x = load_ranks<Arch>(scores.data() + i);
-            auto const better = Lowest ? x < extreme : x > extreme;
-            extreme = xsimd::select(better, x, extreme);
+            auto const better = x > highest;
+            highest = xsimd::select(better, x, highest);
             where = xsimd::select(better, position, where);
         }
         std::array<std::int32_t, width> values, positions;
-        extreme.store_unaligned(values.data());
+        highest.store_unaligned(values.data());
         where.store_unaligned(positions.data());
         for (std::size_t lane = 0; lane < width; ++lane) take(values[lane], positions[lane]);
     }
     for (std::size_t i = whole; i < scores.size(); ++i) take(rank(scores[i]), static_cast<index>(i));
     return found;
-}
-
-/// Position of the lowest of `scores`: NaN first, the first of equal ones; -1 when there are none. Evicts one a step.
-/// @complexity O(n)
-template <class Arch = default_arch>
-[[nodiscard]] index arg_lowest(std::span<float const> scores) noexcept {
-    return arg_extreme<true, Arch>(scores);
-}
-
-/// Position of the highest of `scores`: NaN last, the first of equal ones; -1 when there are none.
-/// @complexity O(n)
-template <class Arch = default_arch>
-[[nodiscard]] index arg_highest(std::span<float const> scores) noexcept {
-    return arg_extreme<false, Arch>(scores);
 }
 
 }  // namespace terse::simd

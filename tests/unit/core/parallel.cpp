@@ -34,6 +34,20 @@ void require_each_once(Run const& run) {
     }
 }
 
+/// Does all on its second worker, and counts how often it is called.
+struct counting {
+    terse::index* calls;
+    terse::index grain = 100;
+
+    [[nodiscard]] static terse::index workers() noexcept { return 2; }
+
+    template <class Body>
+    void operator()(terse::index count, Body&& body) const {
+        ++*calls;
+        body(terse::index{0}, count, terse::index{1});
+    }
+};
+
 }  // namespace
 
 TEST_CASE("shares cover a range and differ by one at most", "[core][parallel]") {
@@ -67,6 +81,22 @@ TEST_CASE("OpenMP", "[core][parallel]") {
     for (int threads : {0, 1, 2, 5}) require_each_once(terse::openmp{threads});
 }
 #endif
+
+TEST_CASE("a job that is not worth it stays on the calling thread", "[core][parallel]") {
+    terse::index calls = 0, done = 0, by = -1;
+    auto const body = [&](terse::index begin, terse::index end, terse::index worker) noexcept {
+        done += end - begin;
+        by = worker;
+    };
+    counting const run{&calls};
+    terse::share_out(run, 9, 11, body);
+    CHECK((calls == 0 && done == 9 && by == 0));
+    terse::share_out(run, 10, 10, body);
+    CHECK((calls == 1 && done == 19 && by == 1));
+    terse::share_out(terse::test::threads{3}, 1, 1, body);  // without a grain every job is worth it
+    CHECK(done == 20);
+    CHECK(terse::thread_pool{}.grain == terse::worth_sharing);
+}
 
 TEST_CASE("the tests' own threads", "[core][parallel]") {
     for (terse::index count : terse::test::worker_counts) require_each_once(terse::test::threads{count});

@@ -39,21 +39,23 @@ results run(dispatch::kernels<T> const& k, index dim) {
     rows<T> const left(left_count, dim, 1, 3, 1), right(right_count, dim, 2);
     auto const view = [](rows<T> const& x) { return dispatch::rows<T const>{x.data.data() + x.first, x.stride}; };
     results r;
-    std::vector<float> right_inverse(right_count), scratch(static_cast<std::size_t>(k.nearest_scratch(dim)));
+    std::vector<float> scratch(static_cast<std::size_t>(k.nearest_scratch(left_count, dim)));
     r.inverse.resize(left_count), r.best.resize(left_count), r.partner.resize(left_count);
     k.inverse_norms(left_count, view(left), dim, r.inverse);
-    k.inverse_norms(right_count, view(right), dim, right_inverse);
-    k.nearest(left_count, view(left), r.inverse, right_count, view(right), right_inverse, dim, r.best, r.partner,
-              scratch);
+    k.nearest(left_count, view(left), right_count, view(right), dim, r.best, r.partner, scratch);
 
-    r.columns.assign(right_count, 0.5F);
-    scratch.resize(static_cast<std::size_t>(k.softmax_columns_scratch(right_count, dim)));
-    k.softmax_columns(left_count, view(left), right_count, view(right), dim, 0.3F, 20, 8, r.columns, scratch);
-    k.softmax_columns(1, view(left), right_count, view(right), dim, 0.3F, 0, right_count, r.columns, scratch);
+    // Two heads of 20 queries, and one query alone.
+    r.columns.assign(2 * right_count, 0.5F);
+    scratch.resize(static_cast<std::size_t>(k.softmax_columns_scratch(2, 20, right_count, dim)));
+    k.softmax_columns(2, 20, view(left), 25 * left.stride, right_count, view(right), dim, 0.3F, 20, 8, r.columns,
+                      right_count, right_count, scratch);
+    scratch.resize(static_cast<std::size_t>(k.softmax_columns_scratch(1, 1, right_count, dim)));
+    k.softmax_columns(1, 1, view(left), 0, right_count, view(right), dim, 0.3F, 0, right_count, r.columns, right_count,
+                      right_count, scratch);
 
     std::vector<std::int32_t> ranks(right_count);
     r.kept.resize(17);
-    k.top_k(r.columns, r.kept, 0, ranks);
+    k.top_k(std::span<float const>(r.columns).first(right_count), r.kept, 0, ranks);
     std::vector<T> out(r.kept.size() * static_cast<std::size_t>(dim) + 1);
     k.gather_rows(view(right), r.kept, {out.data(), dim}, dim);
     r.gathered = widen(out);
@@ -101,20 +103,20 @@ TEST_CASE("every level's kernels by hand", "[dispatch]") {
         CAPTURE(static_cast<int>(which));
         auto const& k = dispatch::kernels_of<float>(which);
         std::vector<float> rows{3, 4, 9, 0, 0, 9, 0, 2, 9};  // three rows of two, each with a stranger behind it
-        std::vector<float> inverse(3), best(1), scratch(static_cast<std::size_t>(k.nearest_scratch(2)));
+        std::vector<float> inverse(3), best(1), scratch(static_cast<std::size_t>(k.nearest_scratch(1, 2)));
         dispatch::rows<float const> const view{rows.data(), 3};
         k.inverse_norms(3, view, 2, inverse);
         CHECK(inverse == std::vector<float>{1 / 5.0F, 0, 1 / 2.0F});
         std::vector<token> partner(1);
-        k.nearest(1, view, inverse, 2, {rows.data() + 3, 3}, std::span(inverse).subspan(1), 2, best, partner, scratch);
+        k.nearest(1, view, 2, {rows.data() + 3, 3}, 2, best, partner, scratch);
         CHECK(partner[0] == 1);
         CHECK(best[0] == Approx(0.8F));
 
         // Equal keys share what is seen: two keys, then three.
         std::vector<float> const same(6, 1.0F);
         std::vector<float> columns(3);
-        scratch.resize(static_cast<std::size_t>(k.softmax_columns_scratch(3, 2)));
-        k.softmax_columns(2, {same.data(), 2}, 3, {same.data(), 2}, 2, 1, 0, 2, columns, scratch);
+        scratch.resize(static_cast<std::size_t>(k.softmax_columns_scratch(1, 2, 3, 2)));
+        k.softmax_columns(1, 2, {same.data(), 2}, 0, 3, {same.data(), 2}, 2, 1, 0, 2, columns, 3, 3, scratch);
         CHECK(columns[0] == Approx(5.0F / 6));
         CHECK(columns[2] == Approx(1.0F / 3));
 

@@ -210,6 +210,175 @@ TEST_CASE("column sums refuse what does not fit and stay as they were", "[kv][co
     CHECK(sums.row(1)[2] == before[12 + 9]);
 }
 
+TEST_CASE("a step in a full cache refuses what does not fit and changes nothing", "[kv][column_sums]") {
+    std::vector<float> memory(2 * 8, 3.0F);
+    auto const attention = uniform(4 * 6, 1);
+    auto const rows = head_major(attention.data(), 4, 1, 6);
+    kv::column_sums sums{.values = memory, .heads = 2, .capacity = 8, .used = 6};
+    tokens_list slots(2, -7);
+    auto const find = [&](attention_view const& a, index begin, index end) {
+        return sums.add_and_find_lowest(a, begin, end, slots);
+    };
+    auto const with = [&](auto change) {
+        attention_view a = rows;
+        change(a);
+        return find(a, 0, 6);
+    };
+    CHECK(with([](auto& a) { a.heads = 3; }) == errc::bad_shape);
+    CHECK(with([](auto& a) { a.heads = 0; }) == errc::bad_shape);
+    CHECK(with([](auto& a) { a.tokens = 2; }) == errc::bad_shape);
+    CHECK(with([](auto& a) { a.dim = 5; }) == errc::bad_shape);
+    CHECK(with([](auto& a) { a.data = nullptr; }) == errc::bad_shape);
+    CHECK(with([&](auto& a) { a.data = memory.data(); }) == errc::aliased);
+    CHECK(find(rows, -1, 6) == errc::bad_shape);
+    CHECK(find(rows, 4, 3) == errc::bad_shape);
+    CHECK(find(rows, 0, 7) == errc::bad_shape);
+    CHECK(find(rows, 3, 3) == errc::bad_budget);
+    tokens_list three(3);
+    CHECK(sums.add_and_find_lowest(rows, 0, 6, three) == errc::bad_shape);
+    kv::column_sums too_little = sums;
+    too_little.values = std::span{memory}.first(15);
+    CHECK(too_little.add_and_find_lowest(rows, 0, 6, slots) == errc::bad_shape);
+    too_little = {.values = memory, .heads = 2, .capacity = 5, .used = 6};
+    CHECK(too_little.add_and_find_lowest(rows, 0, 6, slots) == errc::bad_shape);
+    kv::column_sums none{};
+    CHECK(none.add_and_find_lowest(rows, 0, 6, slots) == errc::bad_shape);
+
+    auto const step = [&](kv::h2o const& policy, index oldest) { return policy.step(sums, rows, oldest, slots); };
+    CHECK(step({.keep = 0, .recent = 0}, 0) == errc::bad_budget);
+    CHECK(step({.keep = 5, .recent = 6}, 5) == errc::bad_budget);
+    CHECK(step({.keep = 5, .recent = -1}, 5) == errc::bad_budget);
+    CHECK(step({.keep = 4, .recent = 2}, 5) == errc::bad_shape);
+    CHECK(step({.keep = 6, .recent = 2}, 5) == errc::bad_shape);
+    CHECK(step({.keep = 5, .recent = 2}, 3) == errc::bad_shape);
+    CHECK(step({.keep = 5, .recent = 2}, 6) == errc::bad_shape);
+    CHECK(memory == std::vector<float>(16, 3.0F));
+    CHECK(slots == tokens_list{-7, -7});
+    CHECK(step({.keep = 5, .recent = 2}, 4) == errc::ok);
+}
+
+TEST_CASE("a step in a full cache adds and names the slots that go", "[kv][h2o][column_sums]") {
+    // Two kv heads of two query heads each, five slots.
+    std::vector<float> const before = {4, 1, 2, 0, 5,  //
+                                       9, 9, 9, 9, 9};
+    std::vector<float> const attention = {0, 2, 0, 6, 0,  //
+                                          0, 2, 2, 0, 4,  //
+                                          1, 1, 0, 0, 0,  //
+                                          1, 0, 1, 0, 0};
+    auto const rows = head_major(attention.data(), 4, 1, 5);
+    auto memory = before;
+    kv::column_sums sums{.values = memory, .heads = 2, .capacity = 5, .used = 5};
+    tokens_list slots(2);
+    REQUIRE(sums.add_and_find_lowest(rows, 0, 5, slots) == errc::ok);
+    CHECK(memory == std::vector<float>{4, 3, 3, 3, 7, 10, 9.5F, 9.5F, 9, 9});
+    CHECK(slots == tokens_list{1, 3});  // of equal sums the first slot
+    memory = before;
+    REQUIRE(sums.add_and_find_lowest(rows, 2, 3, slots, serial{}, score::reduction::sum) == errc::ok);
+    CHECK(memory == std::vector<float>{4, 5, 4, 6, 9, 11, 10, 10, 9, 9});
+    CHECK(slots == tokens_list{2, 2});
+    memory = before;
+    REQUIRE(sums.add_and_find_lowest(rows, 0, 4, slots, serial{}, score::reduction::max) == errc::ok);
+    CHECK(memory == std::vector<float>{4, 3, 4, 6, 9, 10, 10, 10, 9, 9});
+    CHECK(slots == tokens_list{1, 3});
+
+    // The token that leaves the ring (slot 4) takes the slot that goes.
+    memory = before;
+    REQUIRE(kv::h2o{.keep = 4, .recent = 2}.step(sums, rows, 4, slots) == errc::ok);
+    CHECK(slots == tokens_list{1, 1});
+    CHECK(memory == std::vector<float>{4, 7, 3, 3, 0, 10, 9, 9.5F, 9, 0});
+    // Without a ring the next token does.
+    memory = before;
+    REQUIRE(kv::h2o{.keep = 4, .recent = 0}.step(sums, rows, 0, slots) == errc::ok);
+    CHECK(slots == tokens_list{1, 3});
+    CHECK(memory == std::vector<float>{4, 0, 3, 3, 7, 10, 9.5F, 9.5F, 0, 9});
+}
+
+TEST_CASE("a step in a full cache does not depend on threads, and beams go on from copies", "[kv][column_sums]") {
+    index const heads = 7, n = 301;
+    auto const before = uniform(heads * n, 1, 0, 1), attention = uniform(2 * heads * n, 2, 0, 1);
+    auto const rows = head_major(attention.data(), 2 * heads, 1, n);
+    kv::h2o const policy{.keep = n - 1, .recent = 20};
+    auto const after = [&](auto const& run) {
+        auto memory = before;
+        kv::column_sums sums{.values = memory, .heads = heads, .capacity = n, .used = n};
+        tokens_list slots(static_cast<std::size_t>(heads));
+        REQUIRE(policy.step(sums, rows, n - 20, slots, run) == errc::ok);
+        return std::pair{memory, slots};
+    };
+    auto const alone = after(serial{});
+    for (index const count : worker_counts) CHECK(after(threads{count}) == alone);
+
+    auto first = before, second = before;
+    kv::column_sums beam{.values = first, .heads = heads, .capacity = n, .used = n}, fork = beam;
+    fork.values = second;
+    tokens_list slots(static_cast<std::size_t>(heads)), other = slots;
+    REQUIRE(policy.step(beam, rows, n - 1, slots) == errc::ok);
+    CHECK(second == before);
+    REQUIRE(policy.step(fork, rows, n - 1, other) == errc::ok);
+    CHECK(slots == other);
+    CHECK(first == second);
+}
+
+TEST_CASE("h2o in place keeps what h2o with compaction keeps", "[kv][h2o][column_sums]") {
+    index const heads = 4, kv_heads = 2, keep = 12, n = keep + 1, steps = 60;
+    index const recent = GENERATE(0, 1, 5, 12);
+    CAPTURE(recent);
+    kv::h2o const policy{.keep = keep, .recent = recent};
+    // The attention that a token of a position receives from a query head at a step.
+    auto const given = uniform(heads * steps * (n + steps), 31, 0, 1);
+    auto const received = [&](index h, index step, token position) {
+        return given[static_cast<std::size_t>((h * steps + step) * (n + steps) + position)];
+    };
+    struct side {
+        std::vector<float> memory = std::vector<float>(kv_heads * n, 0.0F);
+        std::vector<tokens_list> positions = std::vector<tokens_list>(kv_heads);
+        kv::column_sums sums{.values = memory, .heads = kv_heads, .capacity = n, .used = n};
+    } moved, still;
+    for (side* const s : {&moved, &still})
+        for (auto& own : s->positions)
+            for (token t = 0; t < n; ++t) own.push_back(t);
+
+    index oldest = n - recent;
+    for (index step = 0; step < steps; ++step) {
+        auto const attention = [&](side const& s) {
+            std::vector<float> rows;
+            for (index h = 0; h < heads; ++h)
+                for (token const position : s.positions[static_cast<std::size_t>(h / 2)])
+                    rows.push_back(received(h, step, position));
+            return rows;
+        };
+        token const next = static_cast<token>(n + step);
+
+        auto const a = attention(moved);
+        layer<float> const l{.keys = {.heads = kv_heads, .tokens = n}, .attention = head_major(a.data(), heads, 1, n)};
+        arena memory;
+        REQUIRE(moved.sums.add(l, memory) == errc::ok);
+        auto const plans = policy(moved.sums, memory).value();
+        REQUIRE(moved.sums.compact(plans) == errc::ok);
+        for (std::size_t h = 0; h < 2; ++h) {
+            tokens_list left;
+            for (token const slot : plans[static_cast<index>(h)].sources)
+                left.push_back(moved.positions[h][static_cast<std::size_t>(slot)]);
+            moved.positions[h] = left;
+            moved.positions[h].push_back(next);
+        }
+
+        auto const b = attention(still);
+        tokens_list slots(2);
+        REQUIRE(policy.step(still.sums, head_major(b.data(), heads, 1, n), oldest, slots) == errc::ok);
+        for (std::size_t h = 0; h < 2; ++h) {
+            auto& own = still.positions[h];
+            auto const slot = static_cast<std::size_t>(slots[h]), ring = static_cast<std::size_t>(oldest);
+            own[slot] = recent > 0 ? own[ring] : next;
+            if (recent > 0) own[ring] = next;
+            tokens_list sorted = own;
+            std::sort(sorted.begin(), sorted.end());
+            REQUIRE(sorted == moved.positions[h]);
+        }
+        if (recent > 0 && ++oldest == n) oldest = n - recent;
+    }
+}
+
 TEST_CASE("a broken query or key costs its own rank and nothing else", "[kv]") {
     random_layer<> r{2, 1, 30, 8, 4, 9};
     arena memory;

@@ -15,28 +15,18 @@ struct matched {
 
 template <class Arch, bool ExcludeSelf = false, class Left, class Right>
 matched match(index begin, index end, Left left, index right_count, Right right, index dim) {
-    std::vector<float> left_inverse(static_cast<std::size_t>(end)),
-        right_inverse(static_cast<std::size_t>(right_count));
-    simd::inverse_norms<Arch>(end, left, dim, left_inverse);
-    simd::inverse_norms<Arch>(right_count, right, dim, right_inverse);
-    std::vector<float> scratch(static_cast<std::size_t>(simd::nearest_scratch<Arch>(dim)));
+    std::vector<float> scratch(static_cast<std::size_t>(simd::nearest_scratch<Arch>(end - begin, dim)));
     auto const n = static_cast<std::size_t>(end - begin);
     matched m{std::vector<float>(n), std::vector<token>(n)};
-    simd::nearest<Arch, ExcludeSelf>(begin, end, left, left_inverse, right_count, right, right_inverse, dim, m.best,
-                                     m.partner, scratch);
+    simd::nearest<Arch, ExcludeSelf>(begin, end, left, right_count, right, dim, m.best, m.partner, scratch);
     return m;
 }
 
 template <bool ExcludeSelf = false, class Left, class Right>
 matched expected(index begin, index end, Left left, index right_count, Right right, index dim) {
-    std::vector<float> left_inverse(static_cast<std::size_t>(end)),
-        right_inverse(static_cast<std::size_t>(right_count));
-    simd::scalar::inverse_norms(end, left, dim, left_inverse);
-    simd::scalar::inverse_norms(right_count, right, dim, right_inverse);
     auto const n = static_cast<std::size_t>(end - begin);
     matched m{std::vector<float>(n), std::vector<token>(n)};
-    simd::scalar::nearest<ExcludeSelf>(begin, end, left, left_inverse, right_count, right, right_inverse, dim, m.best,
-                                       m.partner);
+    simd::scalar::nearest<ExcludeSelf>(begin, end, left, right_count, right, dim, m.best, m.partner);
     return m;
 }
 
@@ -76,6 +66,17 @@ TEMPLATE_LIST_TEST_CASE("more rows than are packed at once", "[simd]", samples::
     samples::rows<typename TestType::value> const rows(count, dim, 3);
     check_same(match<Arch, true>(0, count, rows.view(), count, rows.view(), dim),
                expected<true>(0, count, rows.view(), count, rows.view(), dim));
+}
+
+TEMPLATE_LIST_TEST_CASE("more channels than a tile takes at once", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    for (index const dim : {simd::tile_depth, simd::tile_depth + 1, 2 * simd::tile_depth + 7}) {
+        CAPTURE(dim);
+        samples::rows<T> const left(70, dim, 9), right(65, dim, 10);
+        check_same(match<Arch>(0, 70, left.view(), 65, right.view(), dim),
+                   expected(0, 70, left.view(), 65, right.view(), dim));
+    }
 }
 
 TEMPLATE_LIST_TEST_CASE("a row is not its own partner where that is asked", "[simd]", samples::kernels) {

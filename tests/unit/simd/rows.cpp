@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -86,6 +87,50 @@ TEMPLATE_TEST_CASE("compaction of runs that overlap their target", "[simd][rows]
         simd::compact_rows(moved.data(), 12, sources, 12);
         CHECK(moved == reference);
     }
+}
+
+TEMPLATE_TEST_CASE("a lone row of weight one keeps its bits", "[simd][rows]", float, terse::half, terse::bfloat16) {
+    std::vector<TestType> in = noise<TestType>(24), out(24);
+    in[13] = TestType(-0.0F);
+    std::vector<token> const second{1};
+    for (auto const& weights : {std::vector<float>{}, std::vector<float>{1}}) {
+        simd::sum_rows(in.data(), 12, second, weights, 1.0F, out.data(), 12);
+        CHECK(std::memcmp(in.data() + 12, out.data(), 12 * sizeof(TestType)) == 0);
+    }
+    simd::sum_rows(in.data(), 12, second, std::vector<float>{2}, 1.0F, out.data(), 12);
+    CHECK(static_cast<float>(out[3]) == 2 * static_cast<float>(in[15]));
+    simd::sum_rows(in.data(), 12, second, {}, 2.0F, out.data(), 12);
+    CHECK(static_cast<float>(out[3]) == static_cast<float>(in[15]) / 2);
+}
+
+TEMPLATE_TEST_CASE("rows beyond the caches move like plain loops", "[simd][rows]", float, std::int8_t) {
+    constexpr auto size = static_cast<terse::index>(sizeof(TestType));
+    for (terse::index const bytes : {496, 640, 644}) {
+        terse::index const dim = bytes / size, count = 2 * simd::stream_bytes / bytes + 10,
+                           stride = (bytes / 16 + 2) * 16 / size;
+        std::vector<TestType> in(static_cast<std::size_t>(count * stride + 16));
+        for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<TestType>(i * i % 251 % 127);
+        std::vector<token> sources;
+        for (token i = 3; i < count; ++i)
+            if (i % 2 == 0 || i % 23 == 0) sources.push_back(i);
+        // At and off the alignment that streaming needs.
+        for (terse::index const offset : {0, 1}) {
+            CAPTURE(bytes, offset);
+            std::vector<TestType> expected(in.size(), TestType(7)), out = expected;
+            simd::scalar::gather_rows(in.data() + 1, stride, sources, expected.data() + offset, stride, dim);
+            simd::gather_rows(in.data() + 1, stride, sources, out.data() + offset, stride, dim);
+            bool const gathered = out == expected;
+            CHECK(gathered);
+            auto moved = in, reference = in;
+            simd::scalar::compact_rows(reference.data() + offset, stride, sources, dim);
+            simd::compact_rows(moved.data() + offset, stride, sources, dim);
+            bool const compacted = moved == reference;
+            CHECK(compacted);
+        }
+    }
+    TestType none{};
+    simd::compact_rows(&none, 0, std::vector<token>{1, 3}, 0);
+    simd::gather_rows<>(&none, 0, std::vector<token>{1, 3}, &none, 0, 0);
 }
 
 TEMPLATE_TEST_CASE("sums and maxima of rows agree with plain loops", "[simd][rows]", float, terse::half,

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <terse/core/types.hpp>
+
+namespace terse::bench {
+
+/// One layer of an engine in float: keys [kv_heads, tokens, dim] and the last queries [heads, window, dim], packed.
+struct attention_inputs {
+    static constexpr index kv_heads = 2, heads = 8, dim = 128;
+    index tokens, window;
+    std::vector<float> keys{}, queries{};
+};
+
+/// For each kv head, or for all of them, the slots that stay, ascending.
+using slots = std::vector<std::vector<token>>;
+
+/// What SnapKV keeps: `keep` slots, the window among them, scores averaged over `kernel` neighbours.
+struct snapkv_settings {
+    index keep, kernel;
+};
+
+struct snapkv_peer {
+    std::string name;
+    std::function<slots(attention_inputs const&, snapkv_settings)> solve;
+};
+inline std::vector<snapkv_peer> snapkv_peers;
+
+}  // namespace terse::bench
