@@ -105,6 +105,18 @@ constexpr check checks[] = {
              terse::pool::average{.grid = {.rows = 8, .columns = 12}, .kernel = {.rows = 2, .columns = 2}}(tokens, m),
              24, m);
      }},
+    {"pool::adaptive_average",
+     [](terse::arena& m) {
+         return reduces(terse::pool::adaptive_average{.grid = {.rows = 8, .columns = 12},
+                                                      .out = {.rows = 3, .columns = 5}}(tokens, m),
+                        15, m);
+     }},
+    {"pool::unshuffle",
+     [](terse::arena& m) {
+         return reduces(
+             terse::pool::unshuffle{.grid = {.rows = 8, .columns = 12}, .factor = {.rows = 2, .columns = 3}}(tokens, m),
+             16, m);
+     }},
 };
 }  // namespace
 

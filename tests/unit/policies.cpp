@@ -1,5 +1,12 @@
 // The laws that every policy obeys, over a table that every policy enters.
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <fstream>
 #include <functional>
+#include <iomanip>
+#include <map>
+#include <sstream>
 #include <string>
 
 #include <terse/terse.hpp>
@@ -8,11 +15,31 @@
 
 namespace terse::test {
 namespace {
+template <class T>
+using call = std::function<result<plans>(random_layer<T> const& r, index keep, arena& memory, threads const& run)>;
+
+/// One call for every storage.
+struct decision {
+    template <class Call>
+    decision(Call const& c) : of_float{c}, of_half{c}, of_bfloat16{c} {}  // implicit: a row of the table is a lambda
+
+    template <class T>
+    result<plans> operator()(random_layer<T> const& r, index keep, arena& memory, threads const& run) const {
+        if constexpr (std::same_as<T, float>) return of_float(r, keep, memory, run);
+        if constexpr (std::same_as<T, half>) return of_half(r, keep, memory, run);
+        if constexpr (std::same_as<T, bfloat16>) return of_bfloat16(r, keep, memory, run);
+    }
+
+    call<float> of_float;
+    call<half> of_half;
+    call<bfloat16> of_bfloat16;
+};
+
 /// One policy on one random input of `tokens` tokens that it may shorten to `keep`.
 struct entry {
     std::string name;
     std::function<index(index tokens, index keep)> count;  ///< rows that it promises from shapes alone
-    std::function<result<plans>(random_layer<> const& r, index keep, arena& memory, threads const& run)> decide;
+    decision decide;
     bool selects = true;              ///< copies tokens, in their order
     bool partitions = true;           ///< no token is in two rows
     index smallest = 1;               ///< least budget it takes
@@ -30,13 +57,16 @@ result<plans> one(result<plan> const& p, arena& memory) {
     return plans{item};
 }
 
-tokens_view<float> first_head(random_layer<> const& r) { return {r.keys.values.data(), r.keys.tokens, dim, dim}; }
+template <class T>
+tokens_view<T> first_head(random_layer<T> const& r) {
+    return {r.keys.values.data(), r.keys.tokens, dim, dim};
+}
 
 template <class Make>
 entry on_layer(std::string name, Make make, index smallest, index leading = 0, index trailing = 0) {
     return {name,
             [make](index n, index keep) { return make(keep).count(n); },
-            [make](random_layer<> const& r, index keep, arena& memory, threads const& run) {
+            [make](auto const& r, index keep, arena& memory, threads const& run) {
                 return make(keep)(r.view(), memory, run);
             },
             true,
@@ -49,7 +79,7 @@ entry on_layer(std::string name, Make make, index smallest, index leading = 0, i
 template <class Make>
 entry on_tokens(std::string name, Make make, bool selects = true) {
     return {name, [make](index n, index keep) { return make(n, keep).count(n); },
-            [make](random_layer<> const& r, index keep, arena& memory, threads const& run) {
+            [make](auto const& r, index keep, arena& memory, threads const& run) {
                 return one(make(r.keys.tokens, keep)(first_head(r), memory, run), memory);
             },
             selects};
@@ -87,16 +117,16 @@ std::vector<entry> const& policies() {
             },
             false),
         {"prune::fastv", [](index n, index keep) { return fastv(n, keep).count(n); },
-         [](random_layer<> const& r, index keep, arena& memory, threads const& run) {
+         [](auto const& r, index keep, arena& memory, threads const& run) {
              return one(fastv(r.keys.tokens, keep)(r.view(), memory, run), memory);
          }},
         {"pool::average", [](index n, index keep) { return average(n, keep).count(n).value(); },
-         [](random_layer<> const& r, index keep, arena& memory, threads const&) {
+         [](auto const& r, index keep, arena& memory, threads const&) {
              return one(average(r.keys.tokens, keep)(r.keys.tokens, memory), memory);
          },
          false},
         {"pool::adaptive_average", [](index n, index keep) { return std::min(n, keep); },
-         [](random_layer<> const& r, index keep, arena& memory, threads const&) {
+         [](auto const& r, index keep, arena& memory, threads const&) {
              index const n = r.keys.tokens;
              return one(
                  pool::adaptive_average{.grid = {.columns = n}, .out = {.columns = std::min(n, keep)}}(n, memory),
@@ -218,6 +248,81 @@ TEST_CASE("a permuted kv head gets the permuted plan", "[laws]") {
         auto const b = policy.decide(swapped, 10, memory, threads{1}).value();
         require_same_plan(a[0], b[1]);
         require_same_plan(a[1], b[0]);
+    }
+}
+
+/// All that a plan says, in 64 bits (FNV-1a).
+class digest {
+  public:
+    void add(plans const& all) {
+        add(all.items.size());
+        for (plan const& p : all.items) {
+            add(static_cast<std::uint64_t>(p.tokens));
+            for (auto const& numbers : {p.offsets, p.sources, p.anchor, p.owner}) {
+                add(numbers.size());
+                for (auto const n : numbers) add(static_cast<std::uint64_t>(n));
+            }
+            for (float const w : p.weights) add(std::bit_cast<std::uint32_t>(w));
+        }
+    }
+    [[nodiscard]] std::string text() const {
+        std::ostringstream out;
+        out << std::hex << std::setw(16) << std::setfill('0') << state_;
+        return out.str();
+    }
+
+  private:
+    void add(std::uint64_t number) {
+        for (int byte = 0; byte < 8; ++byte, number >>= 8) state_ = (state_ ^ (number & 0xFF)) * 0x100000001B3;
+    }
+
+    std::uint64_t state_ = 0xCBF29CE484222325;
+};
+
+constexpr index digest_tokens = 70, digest_keep = 16;
+constexpr unsigned digest_seed = 5;
+
+/// Values that all storages hold exactly, so that all must decide the same.
+template <class T>
+random_layer<T> coarse_layer() {
+    random_layer<> exact{heads, kv_heads, digest_tokens, dim, digest_tokens, digest_seed};
+    for (auto* const t : {&exact.keys, &exact.values, &exact.queries})
+        for (float& x : t->values) x = std::round(x * 32) / 32;
+    random_layer<T> r{heads, kv_heads, digest_tokens, dim, digest_tokens, digest_seed};
+    r.keys = cast<T>(exact.keys), r.values = cast<T>(exact.values), r.queries = cast<T>(exact.queries);
+    return r;
+}
+
+template <class T>
+std::string digest_of(entry const& policy, random_layer<T> const& r) {
+    arena memory;
+    digest d;
+    d.add(policy.decide(r, digest_keep, memory, threads{1}).value());
+    return d.text();
+}
+
+TEST_CASE("every policy's plan is the same on every architecture and in every storage", "[laws][digests]") {
+    std::map<std::string, std::string> expected;
+    std::ifstream in{TERSE_SOURCE_DIR "/tests/digests.txt"};
+    for (std::string name, value; in >> name >> value;) expected[name] = value;
+    REQUIRE(!expected.empty());
+    for (entry const& policy : policies()) {
+        CAPTURE(policy.name);
+        auto const r = coarse_layer<float>();
+        auto const got = digest_of(policy, r);
+        // Without near-ties: what another architecture's order of sums may change, changes no plan.
+        for (unsigned seed = 1; seed <= 8; ++seed) {
+            CAPTURE(seed);
+            auto near = r;
+            for (auto* const t : {&near.keys, &near.values, &near.queries}) {
+                auto const noise = uniform(std::ssize(t->values), seed, 1 - 2e-5F, 1 + 2e-5F);
+                for (std::size_t i = 0; i < noise.size(); ++i) t->values[i] *= noise[i];
+            }
+            CHECK(digest_of(policy, near) == got);
+        }
+        CHECK(got == expected[policy.name]);
+        CHECK(digest_of(policy, coarse_layer<half>()) == got);
+        CHECK(digest_of(policy, coarse_layer<bfloat16>()) == got);
     }
 }
 }  // namespace terse::test

@@ -72,7 +72,7 @@ template <class Arch, class Pointer, std::size_t N, class Load>
 template <class Arch, bool Squares = false, class Row>
 [[gnu::flatten]] void pack(index first, index count, Row row, index dim, index width, float* panel,
                            float* squares = nullptr) noexcept {
-    using quad_arch = std::conditional_t<xsimd::sse2::supported(), xsimd::sse2, Arch>;
+    using quad_arch = std::conditional_t<lanes<Arch> == 4, Arch, xsimd::sse2>;
     using quad = floats<quad_arch>;
     static_assert(quad::size == 4, "packing wants 128-bit registers");
     for (index lane = 0; lane < width; lane += lanes<Arch>) {

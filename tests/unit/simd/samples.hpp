@@ -24,7 +24,7 @@ template <class Arch>
 using storages = std::tuple<on<Arch, float>, on<Arch, half>, on<Arch, bfloat16>>;
 
 using best = simd::default_arch;
-using base = xsimd::sse2;
+using base = std::conditional_t<xsimd::sse2::supported(), xsimd::sse2, best>;
 /// Every storage on this build's architecture, and also on the smallest one.
 using kernels = std::conditional_t<std::is_same_v<best, base>, storages<best>,
                                    decltype(std::tuple_cat(storages<best>{}, storages<base>{}))>;

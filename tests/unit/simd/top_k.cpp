@@ -11,6 +11,8 @@
 #include <terse/simd/scalar.hpp>
 #include <terse/simd/top_k.hpp>
 
+#include "unit/simd/samples.hpp"
+
 using terse::token;
 
 namespace {
@@ -69,7 +71,8 @@ std::vector<float> draw(std::string const& kind, std::size_t n, unsigned seed) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("top_k keeps the highest, in ascending order", "[simd][top_k]", xsimd::default_arch, xsimd::sse2) {
+TEMPLATE_TEST_CASE("top_k keeps the highest, in ascending order", "[simd][top_k]", xsimd::default_arch,
+                   terse::test::samples::base) {
     using row = std::vector<token>;
     CHECK(top_k<TestType>({}, 0) == row{});
     CHECK(top_k<TestType>({1}, 0) == row{});
@@ -84,7 +87,7 @@ TEMPLATE_TEST_CASE("top_k keeps the highest, in ascending order", "[simd][top_k]
     CHECK(top_k<TestType>({-1, -2, -3, -1.5F}, 2) == row{0, 3});
 }
 
-TEMPLATE_TEST_CASE("top_k agrees with sorting", "[simd][top_k]", xsimd::default_arch, xsimd::sse2) {
+TEMPLATE_TEST_CASE("top_k agrees with sorting", "[simd][top_k]", xsimd::default_arch, terse::test::samples::base) {
     auto const kind =
         GENERATE(as<std::string>{}, "normal", "two values", "few values", "all equal", "ascending", "descending",
                  "periodic", "one peak", "signed zeros", "heavy tail", "with nan", "all bits", "hidden");
@@ -103,7 +106,8 @@ TEMPLATE_TEST_CASE("top_k agrees with sorting", "[simd][top_k]", xsimd::default_
     }
 }
 
-TEMPLATE_TEST_CASE("arg_highest follows top_k's order", "[simd][top_k]", xsimd::default_arch, xsimd::sse2) {
+TEMPLATE_TEST_CASE("arg_highest follows top_k's order", "[simd][top_k]", xsimd::default_arch,
+                   terse::test::samples::base) {
     auto const highest = [](std::vector<float> const& s) { return terse::simd::arg_highest<TestType>(s); };
     CHECK(highest({}) == -1);
     CHECK(highest({not_a_number}) == 0);

@@ -1,0 +1,27 @@
+# terse::dispatch: the kernels for every instruction set in one library. Optimised in every build type: what is small is
+# inlined, so that no inline function of another library is left with instructions that the program may not run.
+add_library(terse-dispatch STATIC src/dispatch/dispatch.cpp)
+add_library(terse::dispatch ALIAS terse-dispatch)
+set_target_properties(terse-dispatch PROPERTIES EXPORT_NAME dispatch POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS OFF)
+target_link_libraries(terse-dispatch PUBLIC terse)
+target_compile_options(terse-dispatch PRIVATE -O2)
+
+function(terse_dispatch_level level)
+  target_sources(terse-dispatch PRIVATE src/dispatch/${level}.cpp)
+  set_source_files_properties(src/dispatch/${level}.cpp PROPERTIES COMPILE_OPTIONS "${ARGN}")
+endfunction()
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(avx2 -mavx2 -mfma -mf16c)
+  set(avx512 ${avx2} -mavx512f -mavx512cd -mavx512dq -mavx512bw -mavx512vl)
+  terse_dispatch_level(sse2)
+  terse_dispatch_level(avx2 ${avx2})
+  terse_dispatch_level(avx512 ${avx512})
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
+  terse_dispatch_level(neon64)
+else()
+  message(FATAL_ERROR "terse::dispatch knows x86-64 and AArch64, not ${CMAKE_SYSTEM_PROCESSOR}; TERSE_DISPATCH=OFF")
+endif()
+
+if(TERSE_INSTALL)
+  install(TARGETS terse-dispatch EXPORT terse-targets)
+endif()
