@@ -45,6 +45,12 @@ template <class Arch = default_arch, class T>
     if (i < size) bytes::load_unaligned(in + size - width).store_unaligned(out + size - width);
 }
 
+/// copy_row out of line: inlined where gcc sees a small buffer, its blocks are taken for accesses beyond it.
+template <class Arch, class T>
+[[gnu::noinline]] void copy_lone_row(T const* from, T* to, index count) noexcept {
+    copy_row<Arch>(from, to, count);
+}
+
 /// From how many bytes on a destination is written around the caches: more than a core's share of the last one.
 inline constexpr index stream_bytes = index{8} << 20;
 
@@ -170,9 +176,9 @@ void for_blocks(index dim, Body const& body) noexcept {
 template <class Arch = default_arch, real T>
 [[gnu::flatten]] void sum_rows(T const* in, index stride, std::span<token const> sources,
                                std::span<float const> weights, float divisor, T* out, index dim) noexcept {
-    if (sources.size() == 1 && divisor == 1.0F && (weights.empty() || weights[0] == 1.0F))
-        return copy_row<Arch>(in + sources[0] * stride, out, dim);  // most rows of a merge
     if (dim < lanes<Arch>) return scalar::sum_rows(in, stride, sources, weights, divisor, out, dim);
+    if (sources.size() == 1 && divisor == 1.0F && (weights.empty() || weights[0] == 1.0F))
+        return copy_lone_row<Arch>(in + sources[0] * stride, out, dim);  // most rows of a merge
     for_blocks<Arch>(dim, [&](auto registers, index first) {
         std::array<floats<Arch>, registers> sum;
         sum.fill(floats<Arch>(0.0F));
