@@ -5,6 +5,7 @@
 #include <Eigen/Core>
 
 #include <terse/select/dpp.hpp>
+#include <terse/simd/dot.hpp>
 
 #include "../compare.hpp"
 
@@ -17,9 +18,10 @@ using matrix = row_major<float>;
 matrix kernel_of(index rows, index dim, unsigned seed) {
     auto const x = random_values(rows * dim, seed);
     matrix tokens = Eigen::Map<matrix const>(x.data(), rows, dim);
-    tokens.rowwise().normalize();
     auto const r = random_values(rows, seed + 100);
-    for (index i = 0; i < rows; ++i) tokens.row(i) *= 1.1F + r[static_cast<std::size_t>(i)];
+    for (index i = 0; i < rows; ++i)
+        tokens.row(i) *=
+            (1.1F + r[static_cast<std::size_t>(i)]) / std::sqrt(simd::squared_norm(tokens.row(i).data(), dim));
     matrix kernel(rows, rows);
     kernel.noalias() = tokens * tokens.transpose();
     return kernel;
