@@ -78,9 +78,9 @@ void dot_int8(index steps) noexcept {
 
 }  // namespace
 
-void multiply_add(index steps) noexcept {
-    std::array<batch, chains> sums;
-    sums.fill(batch(1.0F));
+[[gnu::noinline]] void multiply_add(index steps) noexcept {
+    std::array<batch, chains> sums;  // of different values: equal chains could be made one
+    simd::unroll<chains>([&](auto c) { sums[c] = batch(static_cast<float>(c)); });
     batch const x(0.999F), y(0.001F);
     for (index i = 0; i < steps; ++i) simd::unroll<chains>([&](auto c) { sums[c] = simd::fma<arch>(sums[c], x, y); });
     keep(sums);

@@ -101,12 +101,13 @@ struct attention {
                 l.tokens(), [&, kv = first / l.group()](index t) noexcept { return l.keys.row(kv, t); }, l.keys.dim,
                 l.logit_scale(), l.soft_cap, before + 1, out, scored, scored, scratch);
         }
-        for (std::size_t t = 0; t < out.size(); ++t) {
-            index const at = static_cast<index>(t) % scored;
-            if (per_visible)
-                out[t] /= static_cast<float>(std::min(voters, l.tokens() - at));
-            else if (mean_queries)
-                out[t] /= static_cast<float>(voters);
+        if (per_visible) {
+            for (index h = 0; h < count; ++h)
+                for (index t = 0; t < scored; ++t)
+                    out[static_cast<std::size_t>(h * scored + t)] /=
+                        static_cast<float>(std::min(voters, l.tokens() - t));
+        } else if (mean_queries) {
+            for (float& x : out) x /= static_cast<float>(voters);
         }
     }
 
