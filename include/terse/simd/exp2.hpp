@@ -3,6 +3,8 @@
 
 #include <terse/simd/batch.hpp>
 
+// Limited by arithmetic: a dozen operations a register, half of them a chain of multiply-adds.
+
 namespace terse::simd {
 
 /// 2^x for x <= 0, within 2e-7 of it; exactly 1 at 0, and exactly 0 at -127 and below and where x is NaN.

@@ -8,10 +8,10 @@
 #include <terse/simd/dot.hpp>
 #include <terse/simd/tile.hpp>
 
-namespace terse::simd {
-
 // Limited by the multiply-adds of the tiles. What lies beside them: packing, a read of each left row and one of each
 // right row for some hundred left ones, which brings the norms along, and four operations a vector of products.
+
+namespace terse::simd {
 
 /// 1 / max(sqrt(square), 1e-12); 0 for 0, so that a zero row is similar to nothing (similarity 0 to all).
 [[nodiscard]] inline float inverse_norm(float square) noexcept {
