@@ -255,8 +255,8 @@ template <class Arch = default_arch, element Element = element::single, class Qu
                     (exp2<Arch>(late) * batch::load_aligned(sum + lane)).store_aligned(before + lane);
                 }
                 index const in_use = (count + step - 1) / step * step;
-                float const* const next = exponentials + std::min(chunk + chunk_size, keys - chunk_size) * group;
-                for (index at = 0; at < chunk_size * group; at += 16) __builtin_prefetch(next + at);
+                index const next = chunk + chunk_size, after = std::min(next + chunk_size, keys);
+                for (index at = next * group; at < after * group; at += 16) __builtin_prefetch(exponentials + at);
                 for (index h = 0; h < mine; ++h) {
                     std::span const weights(before + h * head_lanes, static_cast<std::size_t>(in_use));
                     add_weighted_rows<Arch>(std::min(chunk_size, written - chunk),
