@@ -6,6 +6,8 @@
 
 #include <terse/core/types.hpp>
 
+#include "prompt.hpp"
+
 namespace terse::bench {
 
 /// One layer of an engine in float: keys [kv_heads, tokens, dim] and the last queries [heads, window, dim], packed.
@@ -14,9 +16,6 @@ struct attention_inputs {
     index tokens, window;
     std::vector<float> keys{}, queries{};
 };
-
-/// For each kv head, or for all of them, the slots that stay, ascending.
-using slots = std::vector<std::vector<token>>;
 
 /// What SnapKV keeps: `keep` slots, the window among them, scores averaged over `kernel` neighbours.
 struct snapkv_settings {

@@ -183,8 +183,15 @@ void outputs::assign(std::string const& name, terse::plan const& p) {
 std::vector<method> const& methods() {
     static std::vector<method> const all = [] {
         std::vector<method> rows;
-        for (auto const& family : {prune_methods(), merge_methods(), pool_methods(), kv_methods()})
-            rows.insert(rows.end(), family.begin(), family.end());
+        for (auto const family : {
+                 prune_methods,
+                 merge_methods,
+                 pool_methods,
+                 kv_methods,
+             }) {
+            auto const more = family();
+            rows.insert(rows.end(), more.begin(), more.end());
+        }
         return rows;
     }();
     return all;

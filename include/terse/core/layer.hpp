@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <span>
 
 #include <terse/core/result.hpp>
@@ -13,7 +15,7 @@ namespace terse {
 ///
 /// Query head h reads key/value head h / group(), group() = query heads / key/value heads; nothing is expanded.
 /// A policy that only counts tokens (`streaming_llm`) or only reads `attention` needs the shape of `keys`, not its
-/// data.
+/// data. Slots ascend in position. Heads may hold different numbers of slots, where the cache has length(head).
 template <class T, cache_rows Cache = heads_view<T>>
 struct layer {
     Cache keys{};                ///< [kv_heads, tokens, dim], position-encoded, as cached
@@ -23,9 +25,22 @@ struct layer {
     float scale = 0;             ///< of the logits; 0 means 1 / sqrt(dim)
     float soft_cap = 0;          ///< logits become cap * tanh(logit / cap); 0 means no cap
 
+    /// [heads, window]: log of the sum of the exponentials of each query's logits, where the engine has it
+    tokens_view<float> log_sum_exp{};
+    /// [tokens] for all heads or [kv_heads, tokens]: the slots' positions; empty: nothing was evicted so far
+    std::span<token const> positions{};
+    /// [window], ascending: the queries' positions; empty: query i stands at slot tokens - window + i of its head
+    std::span<token const> query_positions{};
+    /// Slots that no policy may evict, ascending and apart: a prefix shared with others, tokens that speculation may
+    /// take back
+    std::span<range const> guarded{};
+
     [[nodiscard]] constexpr index kv_heads() const noexcept { return keys.heads; }
     [[nodiscard]] constexpr index tokens() const noexcept { return keys.tokens; }
     [[nodiscard]] bool has_attention() const noexcept { return attention.data != nullptr; }
+
+    /// Slots that kv head h holds, at most tokens().
+    [[nodiscard]] constexpr index length(index h) const noexcept { return length_of(keys, h); }
 
     /// Query heads, from the queries or from the attention.
     [[nodiscard]] constexpr index heads() const noexcept { return has_attention() ? attention.heads : queries.heads; }
@@ -38,17 +53,42 @@ struct layer {
     [[nodiscard]] float logit_scale() const noexcept {
         return scale != 0 ? scale : 1.0F / std::sqrt(static_cast<float>(keys.dim));
     }
+
+    /// The positions of kv head h's slots; empty where none are given.
+    [[nodiscard]] constexpr std::span<token const> positions_of(index h) const noexcept {
+        if (positions.empty()) return {};
+        auto const n = static_cast<std::size_t>(tokens());
+        return positions.subspan(positions.size() == n ? 0 : static_cast<std::size_t>(h) * n,
+                                 static_cast<std::size_t>(length(h)));
+    }
+
+    /// How many slots of kv head h query i of the window sees: those up to its own position.
+    /// @complexity O(log tokens) with positions, else constant
+    [[nodiscard]] constexpr index visible(index h, index i) const noexcept {
+        if (query_positions.empty()) return std::max<index>(length(h) - window() + i + 1, 0);
+        auto const at = query_positions[static_cast<std::size_t>(i)];
+        if (positions.empty()) return std::clamp<index>(index{at} + 1, 0, length(h));
+        auto const own = positions_of(h);
+        return std::upper_bound(own.begin(), own.end(), at) - own.begin();
+    }
 };
 
 /// Whether the layer has the attention of its last queries, or what it takes to compute it.
-/// @return errc::bad_shape when heads do not divide, a dimension differs or there are more queries than tokens;
-///         errc::bad_setting when the scale or the cap is not finite, or the cap is negative
+/// @return errc::bad_shape when heads do not divide, a dimension differs, there are more queries than tokens (and no
+///         `query_positions`), or positions or log_sum_exp have another shape; errc::bad_setting when the scale or the
+///         cap is not finite, or the cap is negative
 template <class T, class Cache>
 [[nodiscard]] errc check_attention(layer<T, Cache> const& l) noexcept {
     if (l.kv_heads() <= 0 || l.heads() <= 0 || l.heads() % l.kv_heads() != 0) return errc::bad_shape;
-    if (l.window() < 1 || l.window() > l.tokens()) return errc::bad_shape;
+    if (l.window() < 1 || (l.query_positions.empty() && l.window() > l.tokens())) return errc::bad_shape;
     if (l.has_attention() ? l.attention.dim != l.tokens() : l.queries.dim != l.keys.dim) return errc::bad_shape;
     if (!l.has_attention() && (l.queries.data == nullptr || l.keys.data == nullptr)) return errc::bad_shape;
+    if (!l.query_positions.empty() && std::ssize(l.query_positions) != l.window()) return errc::bad_shape;
+    if (!l.positions.empty() && std::ssize(l.positions) != l.tokens() &&
+        std::ssize(l.positions) != l.kv_heads() * l.tokens())
+        return errc::bad_shape;
+    if (l.log_sum_exp.data != nullptr && (l.log_sum_exp.tokens != l.heads() || l.log_sum_exp.dim != l.window()))
+        return errc::bad_shape;
     if (!std::isfinite(l.scale) || !std::isfinite(l.soft_cap) || l.soft_cap < 0) return errc::bad_setting;
     return errc::ok;
 }

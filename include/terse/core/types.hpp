@@ -17,6 +17,14 @@ using bfloat16 = Eigen::bfloat16;
 
 inline constexpr index max_tokens = std::numeric_limits<token>::max();
 
+/// Tokens [begin, end).
+struct range {
+    index begin = 0;
+    index end = 0;
+
+    [[nodiscard]] constexpr index size() const noexcept { return end - begin; }
+};
+
 /// What tensors hold. Whatever the storage, sums are taken in float.
 template <class T>
 concept real = std::same_as < std::remove_cvref_t<T>,

@@ -140,6 +140,16 @@ concept cache_rows = requires(C const& cache, index i) {
     { *cache.row(i, i) } -> real;
 };
 
+/// Slots that head h of a cache holds: its length(h), or `tokens` where all heads hold the same.
+template <class C>
+[[nodiscard]] constexpr index length_of(C const& cache, index h) noexcept {
+    if constexpr (requires { cache.length(h); }) {
+        return cache.length(h);
+    } else {
+        return cache.tokens;
+    }
+}
+
 // Factories. A stride of 0 means packed. The tensor's type decides whether the view can be written.
 
 template <class T>
