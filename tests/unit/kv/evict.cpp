@@ -37,6 +37,8 @@ TEST_CASE("evict keeps the best slots between sinks and recent ones", "[kv][evic
         {"budget of none", {.budget = {0}}, {1, 2, 3}, errc::bad_budget, {}},
         {"negative budget", {.budget = {-1}}, {1, 2, 3}, errc::bad_budget, {}},
         {"protected above budget", {.budget = {1}, .sinks = 1, .recent = 1}, {1, 2, 3}, errc::bad_budget, {}},
+        {"as many sinks as fit", {.budget = {2}, .sinks = 4, .recent = 4, .fit = true}, {1, 2, 3}, errc::ok, {0, 2}},
+        {"a fit of one is the newest", {.budget = {1}, .sinks = 1, .recent = 1, .fit = true}, {1, 2, 3}, errc::ok, {2}},
         {"negative sinks", {.budget = {2}, .sinks = -1}, {1, 2, 3}, errc::bad_budget, {}},
         {"negative recent", {.budget = {2}, .recent = -1}, {1, 2, 3}, errc::bad_budget, {}},
         {"sums that would overflow",

@@ -46,6 +46,19 @@ TEST_CASE("streaming_llm keeps sinks and recent slots", "[kv][streaming_llm]") {
     require_same_plan(r.policy(l, memory).value()[2], (*plans)[0]);
 }
 
+TEST_CASE("streaming_llm keeps what a layer guards", "[kv][streaming_llm]") {
+    std::vector<range> const guarded = {{1, 2}, {4, 6}};
+    layer<float> l{.keys = {.heads = 2, .tokens = 12}};
+    l.guarded = guarded;
+    arena memory;
+    auto const kept = kv::streaming_llm{.sinks = 2, .recent = 3}(l, memory).value();
+    CHECK(kept.shared());
+    CHECK(list(kept[0].sources) == tokens_list{0, 1, 4, 5, 9, 10, 11});
+    std::vector<range> const backwards = {{4, 2}};
+    l.guarded = backwards;
+    CHECK(kv::streaming_llm{}(l, memory).error() == errc::bad_shape);
+}
+
 TEST_CASE("streaming_llm needs memory", "[kv][streaming_llm]") {
     require_exact_peak([](arena& memory) { return kv::streaming_llm{.sinks = 4, .recent = 100}(300, memory); });
 }

@@ -1,4 +1,5 @@
 #include <numeric>
+#include <random>
 
 #include <terse/select/top_k.hpp>
 
@@ -58,6 +59,13 @@ TEST_CASE("a quota protects no more than it keeps", "[select][quota]") {
     CHECK(quota{.keep = 3, .trailing = -1}.check() == errc::bad_budget);
     CHECK(quota{.keep = 3, .leading = 2, .trailing = 2}.check() == errc::bad_budget);
     CHECK(quota{.keep = 3, .leading = huge, .trailing = huge}.check() == errc::bad_budget);
+
+    auto const fitted = [](quota q) { return std::pair{q.fitted().leading, q.fitted().trailing}; };
+    CHECK(fitted({9, 4, 5}) == std::pair<terse::index, terse::index>{4, 5});
+    CHECK(fitted({6, 4, 5}) == std::pair<terse::index, terse::index>{4, 2});
+    CHECK(fitted({3, 4, 5}) == std::pair<terse::index, terse::index>{2, 1});
+    CHECK(fitted({1, 4, 5}) == std::pair<terse::index, terse::index>{0, 1});
+    CHECK(fitted({6, 2, 1}) == std::pair<terse::index, terse::index>{2, 1});
 }
 
 TEST_CASE("the highest scores, and what is protected", "[select][top_k]") {
@@ -168,4 +176,139 @@ TEST_CASE("selection needs its peak of memory and no less", "[select][top_k]") {
     auto const values = terse::test::uniform(300, 12);
     terse::test::require_exact_peak(
         [&](arena& a) { return terse::select::highest(given, of(values, 3), 3, 100, {.keep = 40}, a); });
+}
+
+namespace {
+
+/// Scores of heads that differ in length, and what must stay in all of them.
+struct ragged {
+    std::vector<float> values;
+    std::vector<terse::index> lengths;
+    std::vector<terse::range> guarded{};
+
+    [[nodiscard]] terse::index tokens() const { return *std::max_element(lengths.begin(), lengths.end()); }
+};
+
+/// What `highest` asks of an input.
+struct ragged_input {
+    ragged const* of;
+    std::span<terse::range const> guarded;
+    [[nodiscard]] terse::index length(terse::index h) const noexcept {
+        return of->lengths[static_cast<std::size_t>(h)];
+    }
+};
+
+terse::result<terse::plans> choose(ragged const& r, quota const& q, arena& memory,
+                                   terse::test::threads const& run = {1}) {
+    auto const rows = std::ssize(r.lengths), tokens = r.tokens();
+    auto const score = [&](ragged_input const&, arena&, auto const&) noexcept -> terse::result<scores> {
+        return scores{r.values, rows, tokens, tokens};
+    };
+    return terse::select::highest(score, ragged_input{&r, r.guarded}, rows, tokens, q, memory, run);
+}
+
+}  // namespace
+
+TEST_CASE("guarded tokens stay, and count", "[select][top_k][guarded]") {
+    struct row {
+        char const* name;
+        std::vector<terse::range> guarded;
+        quota q;
+        errc error;
+        tokens_list kept;
+    };
+    // The highest are 7, 5, 1, 3.
+    std::vector<float> const scored{0, 7, 1, 6, 2, 8, 3, 9};
+    auto const r = GENERATE(values<row>({
+        {"a range in the middle", {{2, 4}}, {.keep = 4}, errc::ok, {2, 3, 5, 7}},
+        {"at both ends", {{0, 1}, {6, 8}}, {.keep = 4}, errc::ok, {0, 5, 6, 7}},
+        {"over first and last tokens", {{0, 2}, {6, 8}}, {5, 1, 1}, errc::ok, {0, 1, 5, 6, 7}},
+        {"two that touch", {{2, 3}, {3, 5}}, {.keep = 4}, errc::ok, {2, 3, 4, 7}},
+        {"an empty one", {{4, 4}}, {.keep = 2}, errc::ok, {5, 7}},
+        {"nothing else fits", {{2, 5}}, {.keep = 3}, errc::ok, {2, 3, 4}},
+        {"past the end", {{6, 20}}, {.keep = 3}, errc::ok, {5, 6, 7}},
+        {"all of them", {{0, 8}}, {.keep = 8}, errc::ok, {0, 1, 2, 3, 4, 5, 6, 7}},
+        {"more than the budget", {{2, 5}}, {.keep = 2}, errc::bad_budget, {}},
+        {"more than the budget with the first", {{2, 5}}, {.keep = 3, .leading = 1}, errc::bad_budget, {}},
+        {"backwards", {{5, 2}}, {.keep = 4}, errc::bad_shape, {}},
+        {"out of order", {{4, 5}, {1, 2}}, {.keep = 4}, errc::bad_shape, {}},
+        {"overlapping", {{1, 3}, {2, 4}}, {.keep = 4}, errc::bad_shape, {}},
+        {"negative", {{-1, 3}}, {.keep = 4}, errc::bad_shape, {}},
+    }));
+    CAPTURE(r.name);
+    arena memory;
+    auto const p = choose({scored, {8}, r.guarded}, r.q, memory);
+    REQUIRE(p.error() == r.error);
+    if (p) CHECK(list((*p)[0].sources) == r.kept);
+}
+
+TEST_CASE("rows of different length keep their own highest", "[select][top_k][ragged]") {
+    // The second row has two tokens; what stands behind them is not its own.
+    ragged const r{{5, 1, 4, 2, /**/ 1, 2, 9, 9, /**/ 1, 2, 3, 9}, {4, 2, 3}};
+    arena memory;
+    auto const p = choose(r, {.keep = 2}, memory).value();
+    CHECK(list(p[0].sources) == tokens_list{0, 2});
+    CHECK(list(p[1].sources) == tokens_list{0, 1});
+    CHECK(list(p[2].sources) == tokens_list{1, 2});
+    CHECK(p[1].tokens == 2);
+    CHECK(p[2].tokens == 3);
+    auto const last = choose(r, {.keep = 2, .trailing = 1}, memory).value();
+    CHECK(list(last[0].sources) == tokens_list{0, 3});
+    CHECK(list(last[2].sources) == tokens_list{1, 2});
+    auto const all = choose(r, {.keep = 4}, memory).value();
+    CHECK(list(all[0].sources) == tokens_list{0, 1, 2, 3});
+    CHECK(list(all[2].sources) == tokens_list{0, 1, 2});
+
+    // One row of scores cannot stand for heads of different lengths.
+    auto const one = [&](ragged_input const&, arena&, auto const&) noexcept -> terse::result<scores> {
+        return scores{r.values, 1, 4, 4};
+    };
+    CHECK(terse::select::highest(one, ragged_input{&r, {}}, 3, 4, {.keep = 2}, memory).error() == errc::bad_shape);
+}
+
+TEST_CASE("guarded and ragged selections agree with sorting, on any number of threads", "[select][top_k][ragged]") {
+    std::mt19937 random{7};
+    auto const below = [&](terse::index n) { return static_cast<terse::index>(random() % static_cast<unsigned>(n)); };
+    for (int trial = 0; trial < 300; ++trial) {
+        ragged r;
+        terse::index const rows = 1 + below(4), most = 1 + below(60);
+        for (terse::index h = 0; h < rows; ++h) r.lengths.push_back(1 + below(most));
+        terse::index const tokens = r.tokens();
+        r.values = terse::test::uniform(rows * tokens, static_cast<unsigned>(trial));
+        for (float& x : r.values) x = std::round(x * 8);  // ties
+        for (terse::index at = below(9); at < tokens; at += 1 + below(20))
+            r.guarded.push_back({at, std::min(at + below(3), tokens)}), at = r.guarded.back().end;
+        quota const q{1 + below(tokens), below(3), below(3), r.guarded};
+        arena memory;
+        auto const p = choose(r, q, memory);
+        bool possible = q.check() == errc::ok;
+        for (auto const n : r.lengths) possible = possible && q.fixed(n) <= std::min(q.keep, n);
+        CAPTURE(trial, tokens, q.keep, q.leading, q.trailing);
+        bool const all = q.keep >= tokens && *std::min_element(r.lengths.begin(), r.lengths.end()) == tokens;
+        REQUIRE(static_cast<bool>(p) == (possible || (all && q.check() == errc::ok)));
+        if (!p) continue;
+        for (terse::index h = 0; h < rows; ++h) {
+            auto const n = r.lengths[static_cast<std::size_t>(h)];
+            auto const score = [&](token t) { return r.values[static_cast<std::size_t>(h * tokens + t)]; };
+            auto const stays = [&](token t) {
+                return t < q.leading || t >= n - q.trailing ||
+                       std::any_of(r.guarded.begin(), r.guarded.end(),
+                                   [&](terse::range g) { return g.begin <= t && t < g.end; });
+            };
+            tokens_list order(static_cast<std::size_t>(n));
+            std::iota(order.begin(), order.end(), 0);
+            std::stable_sort(order.begin(), order.end(), [&](token a, token b) {
+                return stays(a) != stays(b) ? stays(a) : !stays(a) && score(a) > score(b);
+            });
+            order.resize(static_cast<std::size_t>(std::min(n, q.keep)));
+            std::sort(order.begin(), order.end());
+            REQUIRE(list((*p)[h].sources) == order);
+        }
+        for (terse::index const workers : terse::test::worker_counts) {
+            auto const same = choose(r, q, memory, {workers});
+            for (terse::index h = 0; h < rows; ++h) terse::test::require_same_plan((*same)[h], (*p)[h]);
+        }
+    }
+    ragged const r{terse::test::uniform(90, 3), {30, 20, 25}, {{3, 6}}};
+    terse::test::require_exact_peak([&](arena& a) { return choose(r, {.keep = 9}, a); });
 }
