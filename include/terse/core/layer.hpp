@@ -27,12 +27,12 @@ struct layer {
 
     /// [heads, window]: log of the sum of the exponentials of each query's logits, where the engine has it
     tokens_view<float> log_sum_exp{};
-    /// [tokens] for all heads or [kv_heads, tokens]: the slots' positions; empty: nothing was evicted so far
-    std::span<token const> positions{};
+    /// [kv_heads, tokens], or [1, tokens] for all heads: the slots' positions; empty: nothing was evicted so far
+    tokens_view<token> positions{};
     /// [window], ascending: the queries' positions; empty: query i stands at slot tokens - window + i of its head
     std::span<token const> query_positions{};
-    /// Slots that no policy may evict, ascending and apart: a prefix shared with others, tokens that speculation may
-    /// take back
+    /// Positions that no policy may evict, ascending and apart: a prefix shared with other sequences, tokens that
+    /// speculation may take back
     std::span<range const> guarded{};
 
     [[nodiscard]] constexpr index kv_heads() const noexcept { return keys.heads; }
@@ -56,10 +56,8 @@ struct layer {
 
     /// The positions of kv head h's slots; empty where none are given.
     [[nodiscard]] constexpr std::span<token const> positions_of(index h) const noexcept {
-        if (positions.empty()) return {};
-        auto const n = static_cast<std::size_t>(tokens());
-        return positions.subspan(positions.size() == n ? 0 : static_cast<std::size_t>(h) * n,
-                                 static_cast<std::size_t>(length(h)));
+        if (positions.data == nullptr) return {};
+        return {positions.row(positions.tokens == 1 ? 0 : h), static_cast<std::size_t>(length(h))};
     }
 
     /// How many slots of kv head h query i of the window sees: those up to its own position.
@@ -67,11 +65,18 @@ struct layer {
     [[nodiscard]] constexpr index visible(index h, index i) const noexcept {
         if (query_positions.empty()) return std::max<index>(length(h) - window() + i + 1, 0);
         auto const at = query_positions[static_cast<std::size_t>(i)];
-        if (positions.empty()) return std::clamp<index>(index{at} + 1, 0, length(h));
+        if (positions.data == nullptr) return std::clamp<index>(index{at} + 1, 0, length(h));
         auto const own = positions_of(h);
         return std::upper_bound(own.begin(), own.end(), at) - own.begin();
     }
 };
+
+/// Whether the layer's positions, where there are any, are those of all its slots.
+template <class T, class Cache>
+[[nodiscard]] constexpr bool has_positions_of_all(layer<T, Cache> const& l) noexcept {
+    if (l.positions.data == nullptr) return true;
+    return l.positions.dim >= l.tokens() && (l.positions.tokens == 1 || l.positions.tokens == l.kv_heads());
+}
 
 /// Whether the layer has the attention of its last queries, or what it takes to compute it.
 /// @return errc::bad_shape when heads do not divide, a dimension differs, there are more queries than tokens (and no
@@ -84,9 +89,7 @@ template <class T, class Cache>
     if (l.has_attention() ? l.attention.dim != l.tokens() : l.queries.dim != l.keys.dim) return errc::bad_shape;
     if (!l.has_attention() && (l.queries.data == nullptr || l.keys.data == nullptr)) return errc::bad_shape;
     if (!l.query_positions.empty() && std::ssize(l.query_positions) != l.window()) return errc::bad_shape;
-    if (!l.positions.empty() && std::ssize(l.positions) != l.tokens() &&
-        std::ssize(l.positions) != l.kv_heads() * l.tokens())
-        return errc::bad_shape;
+    if (!has_positions_of_all(l)) return errc::bad_shape;
     if (l.log_sum_exp.data != nullptr && (l.log_sum_exp.tokens != l.heads() || l.log_sum_exp.dim != l.window()))
         return errc::bad_shape;
     if (!std::isfinite(l.scale) || !std::isfinite(l.soft_cap) || l.soft_cap < 0) return errc::bad_setting;

@@ -31,42 +31,39 @@ struct streaming_llm {
     ///                errc::out_of_memory
     /// @complexity    O(kept)
     [[nodiscard]] result<plans> operator()(index tokens, arena& memory) const noexcept {
-        return keep_places(
-            1, [tokens](index) noexcept { return tokens; }, {}, memory);
+        return keep_places(1, tokens, layer<float>{}, memory);
     }
 
     /// The same from a layer, of which only the numbers of slots are read. What it guards is kept as well.
-    /// @return  a selection for each head where heads have different lengths, else one that all share; errors as above,
-    ///          and errc::bad_shape unless the guarded ranges ascend and are apart
+    /// @return  a selection for each head where heads have different lengths or positions, else one that all share;
+    ///          errors as above, and errc::bad_shape unless the guarded ranges ascend and are apart
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, arena& memory, Run const& = {}) const noexcept {
-        index rows = 1;
-        for (index h = 0; h < l.kv_heads(); ++h)
-            if (l.length(h) != l.tokens()) rows = l.kv_heads();
-        auto const length = [&](index h) noexcept { return rows == 1 ? l.tokens() : l.length(h); };
-        return keep_places(rows, length, l.guarded, memory);
+        bool even = l.guarded.empty() || l.positions.tokens <= 1;
+        for (index h = 0; h < l.kv_heads(); ++h) even = even && l.length(h) == l.tokens();
+        return keep_places(even ? 1 : l.kv_heads(), l.tokens(), l, memory);
     }
 
   private:
-    [[nodiscard]] constexpr select::quota places(std::span<range const> guarded = {}) const noexcept {
-        return {max_tokens, sinks, std::max<index>(recent - coming, 0), guarded};
+    [[nodiscard]] constexpr select::quota places() const noexcept {
+        return {max_tokens, sinks, std::max<index>(recent - coming, 0)};
     }
 
-    template <class Length>
-    [[nodiscard]] result<plans> keep_places(index rows, Length const& length, std::span<range const> guarded,
-                                            arena& memory) const noexcept {
+    template <class Layer>
+    [[nodiscard]] result<plans> keep_places(index rows, index tokens, Layer const& l, arena& memory) const noexcept {
         if (sinks < 0 || recent < 0 || coming < 0 || (sinks == 0 && recent == 0)) return errc::bad_budget;
-        select::quota const q = places(guarded);
+        if (tokens < 0 || tokens > max_tokens) return errc::bad_shape;
         rollback undo{memory};
         auto const items = memory.take<plan>(rows);
+        auto const quotas = select::rows_of(l, rows, tokens, places(), memory);
+        if (!quotas) return quotas.error();
         if (!taken(items)) return errc::out_of_memory;
-        for (index h = 0; h < rows; ++h) {
-            index const tokens = length(h);
-            if (tokens < 0 || tokens > max_tokens || !q.ranges_ascend()) return errc::bad_shape;
-            auto const kept = memory.take<token>(q.fixed(tokens));
+        for (std::size_t h = 0; h < items.size(); ++h) {
+            auto const [own, q] = (*quotas)[h];
+            auto const kept = memory.take<token>(q.fixed(own));
             if (!taken(kept)) return errc::out_of_memory;
-            select::choose_fixed(q, tokens, kept);
-            std::construct_at(&items[static_cast<std::size_t>(h)], select_rows(kept, tokens));
+            select::choose_fixed(q, own, kept);
+            std::construct_at(&items[h], select_rows(kept, own));
         }
         undo.keep();
         return plans{items};

@@ -19,7 +19,7 @@ struct quota {
     index keep = 0;                    ///< tokens to keep, protected ones included; all, where there are no more
     index leading = 0;                 ///< first tokens, always kept
     index trailing = 0;                ///< last tokens, always kept
-    std::span<range const> guarded{};  ///< kept as well; ascending and apart; parts past the last token are ignored
+    std::span<range const> guarded{};  ///< tokens kept as well; ascending and apart; parts past the last are ignored
 
     /// errc::bad_budget unless keep >= 1 and 0 <= leading + trailing <= keep; errc::bad_shape unless the guarded ranges
     /// ascend and are apart.
@@ -130,63 +130,108 @@ inline void choose(std::span<float const> row, index tokens, quota const& q, std
     std::iota(to, kept.end(), at);
 }
 
+/// A row of an input: how many tokens it has, and its quota.
+struct row {
+    index tokens = 0;
+    quota q{};
+};
+
+/// Tokens of row h of an input with `rows` rows: a layer's heads may hold different numbers of slots.
+template <class Input>
+[[nodiscard]] constexpr index row_tokens(Input const& input, index rows, index h, index tokens) noexcept {
+    if constexpr (requires { input.length(h); }) {
+        if (rows > 1) return input.length(h);
+    }
+    return tokens;
+}
+
+/// The rows of an input under one quota. What a layer guards are positions: in each row they are tokens.
+/// @param rows  kv heads, or 1 for all of them
+/// @return      [rows], in the arena; errc::bad_shape by `quota::check`; errc::out_of_memory
+template <class Input>
+[[nodiscard]] result<std::span<row>> rows_of(Input const& input, index rows, index tokens, quota q,
+                                             arena& memory) noexcept {
+    if constexpr (requires { input.guarded; }) q.guarded = input.guarded;
+    if (!q.ranges_ascend()) return errc::bad_shape;
+    if constexpr (requires { has_positions_of_all(input); }) {
+        if (!has_positions_of_all(input)) return errc::bad_shape;
+    }
+    auto const all = memory.take<row>(rows);
+    auto const ranges = memory.take<range>(rows * std::ssize(q.guarded));
+    if (!taken(all, ranges)) return errc::out_of_memory;
+    for (index h = 0; h < rows; ++h) {
+        row& own = *std::construct_at(&all[static_cast<std::size_t>(h)], row_tokens(input, rows, h, tokens), q);
+        own.q.keep = std::min(q.keep, own.tokens);
+        if constexpr (requires { input.positions_of(h); }) {
+            auto const positions = input.positions_of(h);
+            if (positions.empty()) continue;
+            auto const mine = ranges.subspan(static_cast<std::size_t>(h) * q.guarded.size(), q.guarded.size());
+            auto const slot = [&](index position) {
+                return std::lower_bound(positions.begin(), positions.end(), position) - positions.begin();
+            };
+            std::transform(q.guarded.begin(), q.guarded.end(), mine.begin(), [&](range r) {
+                return range{slot(r.begin), slot(r.end)};
+            });
+            own.q.guarded = mine;
+        }
+    }
+    return all;
+}
+
 /// Selections of rows that may differ in how many tokens they have and keep: the choice of `highest`, for callers that
 /// set a row's count by its scores.
 ///
 /// @param s       [rows, scored]; with `tokens` tokens in the longest row, the last tokens - scored of every row have
 ///                no score and are kept
-/// @param length  callable row -> its tokens, at most `tokens`
-/// @param keep    callable row -> how many to keep; all, where a row has no more
-/// @param q       what is protected in every row; its `keep` is not read
+/// @param rows    [rows], q.keep at most their tokens
 /// @param items   [rows]: receives the plans
 /// @param kept    what they refer to: at least as many as all rows keep
 /// @param memory  scratch, given back
 /// @return        errc::bad_budget when a row protects more than it keeps or `kept` is too small; errc::out_of_memory
 /// @complexity    O(rows * tokens)
-template <class Length, class Keep, executor Run = serial>
-errc highest_of_rows(scores const& s, index tokens, Length const& length, Keep const& keep, quota q,
-                     std::span<plan> items, std::span<token> kept, arena& memory, Run const& run = {}) noexcept {
-    q.trailing = std::max(q.trailing, tokens - s.tokens);
+template <executor Run = serial>
+errc highest_of_rows(scores const& s, index tokens, std::span<row const> rows, std::span<plan> items,
+                     std::span<token> kept, arena& memory, Run const& run = {}) noexcept {
+    auto const at = [](index i) { return static_cast<std::size_t>(i); };
     auto const quota_of = [&](index h) noexcept {
-        quota own = q;
-        own.keep = std::min<index>(keep(h), length(h));
-        return own;
+        quota q = rows[at(h)].q;
+        q.trailing = std::max(q.trailing, tokens - s.tokens);
+        return q;
     };
-    index total = 0;
+    index total = 0, guarded = 0;
     for (index h = 0; h < s.heads; ++h) {
-        quota const own = quota_of(h);
-        if (own.keep < own.fixed(length(h)) || own.keep > std::ssize(kept) - total) return errc::bad_budget;
-        total += own.keep;
+        quota const q = quota_of(h);
+        if (q.keep < q.fixed(rows[at(h)].tokens) || q.keep > std::ssize(kept) - total) return errc::bad_budget;
+        total += q.keep;
+        guarded += std::ssize(q.guarded);
     }
 
     rollback const scratch_only{memory};
-    index const each = simd::top_k_scratch(tokens), each_apart = q.guarded.empty() ? 0 : tokens;
+    index const each = simd::top_k_scratch(tokens), each_apart = guarded == 0 ? 0 : tokens;
     auto const ranks = memory.take<std::int32_t>(each * run.workers());
     auto const apart = memory.take<float>(each_apart * run.workers());
     if (!taken(ranks, apart)) return errc::out_of_memory;
-    auto const part = [](auto all, index at, index count) noexcept {
-        return all.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(count));
-    };
     total = 0;
     for (index h = 0; h < s.heads; ++h) {
-        index const count = quota_of(h).keep;
-        std::construct_at(&items[static_cast<std::size_t>(h)], select_rows(part(kept, total, count), length(h)));
+        index const count = rows[at(h)].q.keep;
+        std::construct_at(&items[at(h)], select_rows(kept.subspan(at(total), at(count)), rows[at(h)].tokens));
         total += count;
     }
     share_out(run, s.heads, s.tokens * static_cast<index>(sizeof(float)) * 4,
               [&](index begin, index end, index worker) noexcept {
                   for (index h = begin; h < end; ++h) {
-                      auto const sources = items[static_cast<std::size_t>(h)].sources;
-                      choose(s.row(h), length(h), quota_of(h),
-                             part(kept, sources.data() - kept.data(), std::ssize(sources)),
-                             part(ranks, worker * each, each), part(apart, worker * each_apart, each_apart));
+                      auto const sources = items[at(h)].sources;
+                      choose(s.row(h), rows[at(h)].tokens, quota_of(h),
+                             kept.subspan(at(sources.data() - kept.data()), sources.size()),
+                             ranks.subspan(at(worker * each), at(each)),
+                             apart.subspan(at(worker * each_apart), at(each_apart)));
                   }
               });
     return errc::ok;
 }
 
-/// Scores an input and keeps the highest: what every scoring policy does. One plan a row of scores. Slots that the
-/// input guards are kept, and heads may have different lengths, where the input says so (`layer`).
+/// Scores an input and keeps the highest: what every scoring policy does. One plan a row of scores. What the input
+/// guards is kept, and heads may have different lengths, where the input says so (`layer`).
 ///
 /// @param score    called as score(input, memory, run), only if something must go
 /// @param rows     the most rows that `score` returns
@@ -198,18 +243,14 @@ errc highest_of_rows(scores const& s, index tokens, Length const& length, Keep c
 template <class Score, class Input, executor Run = serial>
 [[nodiscard]] result<plans> highest(Score const& score, Input const& input, index rows, index tokens, quota q,
                                     arena& memory, Run const& run = {}) noexcept {
-    if constexpr (requires { input.guarded; }) q.guarded = input.guarded;
     if (errc const error = q.check(); error != errc::ok) return error;
     if (tokens < 0 || tokens > max_tokens || rows < 1) return errc::bad_shape;
-    auto const length = [&](index h) noexcept {
-        if constexpr (requires { input.length(h); }) return rows == 1 ? tokens : input.length(h);
-        return tokens;
-    };
     index total = 0;
     bool even = true;
     for (index h = 0; h < rows; ++h) {
-        total += std::min(q.keep, length(h));
-        even = even && length(h) == tokens;
+        index const own = row_tokens(input, rows, h, tokens);
+        total += std::min(q.keep, own);
+        even = even && own == tokens;
     }
 
     rollback undo{memory};
@@ -226,12 +267,12 @@ template <class Score, class Input, executor Run = serial>
     auto const kept = memory.take<token>(total);
     if (!taken(kept)) return errc::out_of_memory;
     auto const top = memory.here();
+    auto const quotas = rows_of(input, rows, tokens, q, memory);
+    if (!quotas) return quotas.error();
     result<scores> const s = score(input, memory, run);
     if (!s) return s.error();
-    if (s->heads < 1 || s->heads > rows || s->tokens > tokens) return errc::bad_shape;
-    if (s->heads < rows && !even) return errc::bad_shape;
-    auto const keep = [&](index) noexcept { return q.keep; };
-    if (errc const error = highest_of_rows(*s, tokens, length, keep, q, items, kept, memory, run); error != errc::ok)
+    if (s->heads < 1 || s->heads > rows || s->tokens > tokens || (s->heads < rows && !even)) return errc::bad_shape;
+    if (errc const error = highest_of_rows(*s, tokens, *quotas, items, kept, memory, run); error != errc::ok)
         return error;
     memory.rewind(top);
     undo.keep();

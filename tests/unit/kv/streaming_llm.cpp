@@ -54,6 +54,16 @@ TEST_CASE("streaming_llm keeps what a layer guards", "[kv][streaming_llm]") {
     auto const kept = kv::streaming_llm{.sinks = 2, .recent = 3}(l, memory).value();
     CHECK(kept.shared());
     CHECK(list(kept[0].sources) == tokens_list{0, 1, 4, 5, 9, 10, 11});
+    // After an eviction they stand elsewhere, in each head.
+    std::vector<token> const positions = {0, 1, 2, 5, 6, 7, 8, 9,  10, 11, 12, 13, /**/
+                                          0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14};
+    l.positions = view(positions.data(), 2, 12);
+    auto const moved = kv::streaming_llm{.sinks = 1, .recent = 2}(l, memory).value();
+    CHECK(list(moved[0].sources) == tokens_list{0, 1, 3, 10, 11});
+    CHECK(list(moved[1].sources) == tokens_list{0, 1, 2, 10, 11});
+    l.positions.dim = 11;
+    CHECK(kv::streaming_llm{}(l, memory).error() == errc::bad_shape);
+    l.positions = {};
     std::vector<range> const backwards = {{4, 2}};
     l.guarded = backwards;
     CHECK(kv::streaming_llm{}(l, memory).error() == errc::bad_shape);
