@@ -87,7 +87,7 @@ template <class T, class Cache>
     if (l.kv_heads() <= 0 || l.heads() <= 0 || l.heads() % l.kv_heads() != 0) return errc::bad_shape;
     if (l.window() < 1 || (l.query_positions.empty() && l.window() > l.tokens())) return errc::bad_shape;
     if (l.has_attention() ? l.attention.dim != l.tokens() : l.queries.dim != l.keys.dim) return errc::bad_shape;
-    if (!l.has_attention() && (l.queries.data == nullptr || l.keys.data == nullptr)) return errc::bad_shape;
+    if (!l.has_attention() && (l.queries.data == nullptr || !has_data(l.keys))) return errc::bad_shape;
     if (!l.query_positions.empty() && std::ssize(l.query_positions) != l.window()) return errc::bad_shape;
     if (!has_positions_of_all(l)) return errc::bad_shape;
     if (l.log_sum_exp.data != nullptr && (l.log_sum_exp.tokens != l.heads() || l.log_sum_exp.dim != l.window()))

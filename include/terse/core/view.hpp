@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <type_traits>
 
@@ -100,6 +102,41 @@ struct paged_span {
 template <class T>
 using paged_view = paged_span<T const>;
 
+/// [heads, tokens, dim] where every head holds its own number of rows: one store of rows, in it a stretch for each head,
+/// and at a stretch's end room that is not in use. Owns nothing. Made by `ragged`.
+template <class T>
+struct ragged_span {
+    T* data = nullptr;
+    std::span<token const> offsets{};  ///< [heads + 1], ascending: head h has rows [offsets[h], offsets[h + 1])
+    std::span<token const> lengths{};  ///< [heads]: of them, the first that are in use; empty: all
+    index heads = 0;
+    index tokens = 0;  ///< rows of the head that holds most
+    index dim = 0;
+    index token_stride = 0;
+
+    [[nodiscard]] constexpr T* row(index h, index t) const noexcept {
+        return data + (offsets[static_cast<std::size_t>(h)] + t) * token_stride;
+    }
+    /// Rows that head h may hold.
+    [[nodiscard]] constexpr index room(index h) const noexcept {
+        return offsets[static_cast<std::size_t>(h) + 1] - offsets[static_cast<std::size_t>(h)];
+    }
+    /// Rows that head h holds.
+    [[nodiscard]] constexpr index length(index h) const noexcept {
+        return lengths.empty() ? room(h) : lengths[static_cast<std::size_t>(h)];
+    }
+    [[nodiscard]] constexpr tokens_span<T> head(index h) const noexcept {
+        return {row(h, 0), length(h), dim, token_stride};
+    }
+
+    constexpr operator ragged_span<T const>() const noexcept requires(!std::is_const_v<T>) {
+        return {data, offsets, lengths, heads, tokens, dim, token_stride};
+    }
+};
+
+template <class T>
+using ragged_view = ragged_span<T const>;
+
 /// A row whose elements stand apart.
 template <class T>
 struct strided_row {
@@ -131,7 +168,8 @@ struct transposed_span {
 template <class T>
 using transposed_view = transposed_span<T const>;
 
-/// What a scorer reads keys from: [heads, tokens, dim] with contiguous rows, wherever they stand.
+/// What a scorer reads keys from: [heads, tokens, dim] with contiguous rows, wherever they stand. A row is a pointer, or
+/// what stands for one: `quantised_row`.
 template <class C>
 concept cache_rows = requires(C const& cache, index i) {
     { cache.heads } -> std::convertible_to<index>;
@@ -147,6 +185,16 @@ template <class C>
         return cache.length(h);
     } else {
         return cache.tokens;
+    }
+}
+
+/// Whether a cache points to data.
+template <class C>
+[[nodiscard]] constexpr bool has_data(C const& cache) noexcept {
+    if constexpr (requires { cache.data; }) {
+        return cache.data != nullptr;
+    } else {
+        return cache.has_data();
     }
 }
 
@@ -167,6 +215,16 @@ template <class T>
 template <class T>
 [[nodiscard]] constexpr heads_span<T> token_major(T* data, index heads, index tokens, index dim) noexcept {
     return {data, heads, tokens, dim, dim, heads * dim};
+}
+
+/// Heads of different length in one store of rows, see `ragged_span`; `lengths` empty: all room is in use.
+template <class T>
+[[nodiscard]] constexpr ragged_span<T> ragged(T* data, std::span<token const> offsets, std::span<token const> lengths,
+                                              index dim, index stride = 0) noexcept {
+    index const heads = offsets.empty() ? 0 : std::ssize(offsets) - 1;
+    ragged_span<T> all{data, offsets, lengths, heads, 0, dim, stride == 0 ? dim : stride};
+    for (index h = 0; h < heads; ++h) all.tokens = std::max(all.tokens, all.length(h));
+    return all;
 }
 
 /// A row-major Eigen matrix or map whose rows are contiguous, [tokens, dim].
@@ -205,6 +263,12 @@ template <class T>
     if (v.heads == 0 || v.tokens == 0 || v.dim == 0) return {};
     index const last = (v.heads - 1) * v.head_stride + (v.tokens - 1) * v.token_stride;
     return {v.data, static_cast<std::size_t>(last + v.dim)};
+}
+template <class T>
+[[nodiscard]] constexpr std::span<T> extent(ragged_span<T> v) noexcept {
+    if (v.heads == 0 || v.dim == 0 || v.offsets.front() == v.offsets.back()) return {};
+    index const rows = v.offsets.back() - v.offsets.front();
+    return {v.row(0, 0), static_cast<std::size_t>((rows - 1) * v.token_stride + v.dim)};
 }
 
 }  // namespace terse

@@ -240,6 +240,15 @@ template <bool High, class Arch>
     if constexpr (lanes<Arch> == 4) return High ? xsimd::zip_hi(x, y) : xsimd::zip_lo(x, y);
 }
 
+/// One value as a float, by the instruction where there is one.
+template <class T>
+[[nodiscard]] float to_float(T x) noexcept {
+#ifdef __F16C__
+    if constexpr (std::same_as<T, half>) return _cvtsh_ss(std::bit_cast<std::uint16_t>(x));
+#endif
+    return static_cast<float>(x);
+}
+
 /// `lanes` values from anywhere in memory, as floats.
 template <class Arch, real T>
 [[nodiscard]] floats<Arch> load(T const* from) noexcept {
@@ -346,6 +355,55 @@ template <class Arch, real T>
 void store_partial(floats<Arch> const& x, T* to, index count) noexcept {
     auto const values = to_array<Arch>(x);
     for (index i = 0; i < count; ++i) to[i] = static_cast<T>(values[static_cast<std::size_t>(i)]);
+}
+
+/// A register of doubles.
+template <class Arch>
+using doubles = xsimd::batch<double, Arch>;
+
+/// Whether there is one.
+template <class Arch>
+inline constexpr bool has_doubles = xsimd::types::has_simd_register<double, Arch>::value;
+
+/// How many doubles a register holds.
+template <class Arch>
+inline constexpr index double_lanes = static_cast<index>(doubles<Arch>::size);
+
+/// `double_lanes` floats from anywhere in memory.
+template <class Arch>
+[[nodiscard]] doubles<Arch> load_doubles(float const* from) noexcept {
+#ifdef __AVX512F__
+    if constexpr (double_lanes<Arch> == 8)
+        return doubles<Arch>(_mm512_maskz_cvtps_pd(static_cast<__mmask8>(every_lane), _mm256_loadu_ps(from)));
+#endif
+#ifdef __AVX__
+    if constexpr (double_lanes<Arch> == 4) return doubles<Arch>(_mm256_cvtps_pd(_mm_loadu_ps(from)));
+#endif
+#ifdef __SSE2__
+    if constexpr (double_lanes<Arch> == 2)
+        return doubles<Arch>(_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(from)))));
+#endif
+    std::array<double, doubles<Arch>::size> values;
+    std::copy_n(from, values.size(), values.begin());
+    return doubles<Arch>::load_unaligned(values.data());
+}
+
+/// `double_lanes` integers from anywhere in memory.
+template <class Arch>
+[[nodiscard]] doubles<Arch> load_doubles(token const* from) noexcept {
+#ifdef __AVX512F__
+    if constexpr (double_lanes<Arch> == 8) {
+        auto const whole = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(from));
+        return doubles<Arch>(_mm512_maskz_cvtepi32_pd(static_cast<__mmask8>(every_lane), whole));
+    }
+#endif
+#ifdef __AVX__
+    if constexpr (double_lanes<Arch> == 4)
+        return doubles<Arch>(_mm256_cvtepi32_pd(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))));
+#endif
+    std::array<double, doubles<Arch>::size> values;
+    std::copy_n(from, values.size(), values.begin());
+    return doubles<Arch>::load_unaligned(values.data());
 }
 
 }  // namespace terse::simd

@@ -166,14 +166,6 @@ using quad_arch = std::conditional_t<lanes<Arch> == 4, Arch, xsimd::sse2>;
 template <class Arch>
 using quad = floats<quad_arch<Arch>>;
 
-template <class T>
-[[nodiscard]] float to_float(T x) noexcept {
-#ifdef __F16C__
-    if constexpr (std::same_as<T, half>) return _cvtsh_ss(std::bit_cast<std::uint16_t>(x));
-#endif
-    return static_cast<float>(x);
-}
-
 /// The first Count values, 1, 2 or 4, as floats, and zeros.
 template <class Arch, int Count, class T>
 [[nodiscard]] quad<Arch> load_first(T const* from) noexcept {

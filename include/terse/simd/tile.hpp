@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include <terse/simd/batch.hpp>
+#include <terse/simd/quantised_row.hpp>
 
 // Products of all rows of one side with all rows of another, tile by tile: the core of every kernel that compares
 // tokens. Limited by the multiply-adds, as long as loads are fewer: a tile of R rows and V vectors of lanes does R * V
@@ -66,6 +67,51 @@ template <class Arch, class Pointer, std::size_t N, class Load>
     if constexpr (N == 4) return quad(from[i]);
 }
 
+/// Of 128-bit blocks of four rows each, x[i] of rows i: the rows' first values, their second ones, ...
+template <class Arch>
+[[nodiscard]] std::array<floats<Arch>, 4> transposed(std::array<floats<Arch>, 4> const& x) noexcept {
+    auto const even = interleave<false, Arch>(x[0], x[2]), odd = interleave<false, Arch>(x[1], x[3]);
+    auto const even_high = interleave<true, Arch>(x[0], x[2]), odd_high = interleave<true, Arch>(x[1], x[3]);
+    return {interleave<false, Arch>(even, odd), interleave<true, Arch>(even, odd),
+            interleave<false, Arch>(even_high, odd_high), interleave<true, Arch>(even_high, odd_high)};
+}
+
+/// Packs the first channels of rows in 8 bit, 16 at a time, as floats, `width` apart, and calls use(x) for each: the
+/// codes of four channels are transposed as one float, and taken apart and scaled when every lane holds its own row.
+/// @return how many were packed
+template <class Arch, class Scale, std::size_t N, class Use>
+[[nodiscard]] index pack_codes(std::array<quantised_row<Scale>, N> const& from, index dim, index width, float* panel,
+                               Use use) noexcept {
+    using quad = floats<std::conditional_t<lanes<Arch> == 4, Arch, xsimd::sse2>>;
+    index k = 0;
+    if (from[0].group == 1) return k;
+    for_scales(from[0], dim, [&](index begin, index end, index which) noexcept {
+        if (k < begin || end - begin < 16) return;  // what is before was not packed, or scales change within
+        std::array<float, N> each;
+        for (std::size_t i = 0; i < N; ++i) each[i] = to_float(from[i].scales[which]);
+        auto const scale = floats<Arch>::load_unaligned(each.data());
+        for (; end - k >= 16; k += 16) {
+            std::array<floats<Arch>, 4> x;
+            unroll<4>([&](auto i) {
+                x[i] = load_blocks<Arch>(from, i, [k](quantised_row<Scale> const& row) noexcept {
+                    return quad::load_unaligned(reinterpret_cast<float const*>(row.codes + row.first + k));
+                });
+            });
+            x = transposed<Arch>(x);
+            unroll<4>([&](auto i) {
+                auto const codes = std::bit_cast<ints<Arch>>(x[i]);
+                unroll<4>([&](auto byte) {
+                    auto const code = shift_right<24, Arch>(shift_left<24 - 8 * byte, Arch>(codes));
+                    auto const value = from_ints<Arch>(code) * scale;
+                    value.store_aligned(panel + (k + 4 * i + byte) * width);
+                    use(value);
+                });
+            });
+        }
+    });
+    return k;
+}
+
 /// Packs rows [first, first + count) into panel[dim][width], as floats; lanes without a row repeat the last one.
 /// With Squares, the squared norm of each lane's row goes to squares[width].
 /// @pre count >= 1; width is a multiple of lanes; panel and squares are aligned to a register
@@ -83,21 +129,23 @@ template <class Arch, bool Squares = false, class Row>
         auto const transpose = [&](index k, index depth, auto load_quad) noexcept {
             std::array<floats<Arch>, 4> x;
             unroll<4>([&](auto i) { x[i] = load_blocks<Arch>(from, i, load_quad); });
-            auto const even = interleave<false, Arch>(x[0], x[2]), odd = interleave<false, Arch>(x[1], x[3]);
-            auto const even_high = interleave<true, Arch>(x[0], x[2]), odd_high = interleave<true, Arch>(x[1], x[3]);
-            x = {interleave<false, Arch>(even, odd), interleave<true, Arch>(even, odd),
-                 interleave<false, Arch>(even_high, odd_high), interleave<true, Arch>(even_high, odd_high)};
+            x = transposed<Arch>(x);
             unroll<4>([&](auto i) {
                 if (i < depth) x[i].store_aligned(panel + (k + i) * width + lane);
                 if constexpr (Squares) sums[i] = fma<Arch>(x[i], x[i], sums[i]);
             });
         };
-        index const whole = dim - dim % 4;
-        for (index k = 0; k < whole; k += 4)
-            transpose(k, 4, [k](auto const* p) noexcept { return load<quad_arch>(p + k); });
-        if (whole < dim) {
-            index const depth = dim - whole;
-            transpose(whole, depth, [=](auto const* p) noexcept { return load_partial<quad_arch>(p + whole, depth); });
+        index k = 0;
+        if constexpr (is_quantised_row<decltype(row(first))>) {
+            k = pack_codes<Arch>(from, dim, width, panel + lane, [&](auto const& x) noexcept {
+                if constexpr (Squares) sums[0] = fma<Arch>(x, x, sums[0]);
+            });
+        }
+        for (index const whole = dim - dim % 4; k < whole; k += 4)
+            transpose(k, 4, [k](auto const& p) noexcept { return load<quad_arch>(p + k); });
+        if (k < dim) {
+            index const depth = dim - k;
+            transpose(k, depth, [=](auto const& p) noexcept { return load_partial<quad_arch>(p + k, depth); });
         }
         if constexpr (Squares) ((sums[0] + sums[1]) + (sums[2] + sums[3])).store_aligned(squares + lane);
     }

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+
+#include <terse/core/quantised.hpp>
+#include <terse/simd/batch.hpp>
+#include <terse/simd/dequantise.hpp>
+
+// Rows in 8 bit where kernels read rows: limited by converting, four instructions a register beside the multiply-add
+// (from memory by a quarter of the bytes that floats have). A kernel that meets a scale once a group, not once a load,
+// has its own way in; these are for the others.
+
+namespace terse::simd {
+
+/// The first channels' codes, as floats.
+template <class Arch, class Scale>
+[[nodiscard]] floats<Arch> load_codes(quantised_row<Scale> const& from) noexcept {
+    return from_ints<Arch>(load_bytes<Arch>(from.codes + from.first));
+}
+
+/// The first `count` < lanes channels' codes and zeros after them; reads nothing beyond `count`.
+template <class Arch, class Scale>
+[[nodiscard]] floats<Arch> load_codes(quantised_row<Scale> const& from, index count) noexcept {
+    std::array<float, floats<Arch>::size> values{};
+    for (index i = 0; i < count; ++i)
+        values[static_cast<std::size_t>(i)] = static_cast<float>(from.codes[from.first + i]);
+    return floats<Arch>::load_unaligned(values.data());
+}
+
+/// Which of its scales the first channel has. Most rows are met from their first channel on, without a division.
+template <class Scale>
+[[nodiscard]] index scale_number(quantised_row<Scale> const& row) noexcept {
+    return row.first == 0 ? 0 : row.first / row.group;
+}
+
+/// The first `count` < lanes channels and zeros after them; reads nothing beyond `count`.
+template <class Arch, class Scale>
+[[nodiscard]] floats<Arch> load_partial(quantised_row<Scale> const& from, index count) noexcept {
+    std::array<float, floats<Arch>::size> values{};
+    for (index i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = from[i];
+    return floats<Arch>::load_unaligned(values.data());
+}
+
+/// `lanes` channels, from any one on.
+template <class Arch, class Scale>
+[[nodiscard]] floats<Arch> load(quantised_row<Scale> const& from) noexcept {
+    if (from.group == 1) return load_codes<Arch>(from) * load<Arch>(from.scales + from.first);
+    index const scale = scale_number(from);
+    if ((scale + 1) * from.group - from.first >= lanes<Arch>)
+        return load_codes<Arch>(from) * floats<Arch>(to_float(from.scales[scale]));
+    std::array<float, floats<Arch>::size> values;
+    for (index i = 0; i < lanes<Arch>; ++i) values[static_cast<std::size_t>(i)] = from[i];
+    return floats<Arch>::load_unaligned(values.data());
+}
+
+/// Asks for a row's codes and scales ahead of their use.
+template <class Scale>
+void prefetch_row(quantised_row<Scale> const& row, index count) noexcept {
+    for (index i = 0; i < std::min<index>(count, 1024); i += 64) __builtin_prefetch(row.codes + row.first + i);
+    __builtin_prefetch(row.scales + scale_number(row));
+}
+
+/// Calls body(begin, end, which) for the stretches of the first n channels that share a scale, and its number.
+template <class Scale, class Body>
+void for_scales(quantised_row<Scale> const& row, index n, Body const& body) noexcept {
+    index which = scale_number(row);
+    for (index begin = 0, end = (which + 1) * row.group - row.first; begin < n; begin = end, end += row.group, ++which)
+        body(begin, std::min(end, n), which);
+}
+
+}  // namespace terse::simd
