@@ -114,6 +114,61 @@ template <class Arch>
     }
 }
 
+/// totals[i] += the products of row i of a block, scaled, that reach least[i]; and the same of its columns. Products of
+/// rows with themselves are left out, and so is NaN.
+template <class Arch>
+[[gnu::flatten]] void add_reaching(gram_block const& b, float const* inverse, float const* least,
+                                   float* totals) noexcept {
+    using batch = floats<Arch>;
+    bool const diagonal = b.row == b.column;
+    float const *const inverse_column = inverse + b.column, *const least_column = least + b.column;
+    float* const column_totals = totals + b.column;
+    for (index i = 0; i < b.rows; ++i) {
+        float const* const sums = b.sums + i * gram_side;
+        batch const inverse_row(inverse[b.row + i]), least_row(least[b.row + i]), none(0.0F);
+        batch total = none;
+        auto const take = [&](index j, auto read) noexcept {
+            auto const x = read(sums + j) * inverse_row * read(inverse_column + j);
+            total += xsimd::select(x >= least_row, x, none);
+            return read(column_totals + j) + xsimd::select(x >= read(least_column + j), x, none);
+        };
+        index const columns = diagonal ? i : b.columns, whole = columns - columns % lanes<Arch>;
+        for (index j = 0; j < whole; j += lanes<Arch>)
+            store<Arch>(take(j, [](float const* p) noexcept { return load<Arch>(p); }), column_totals + j);
+        if (index const rest = columns - whole; rest > 0) {
+            auto const read = [rest](float const* p) noexcept { return load_partial<Arch>(p, rest); };
+            store_partial<Arch>(take(whole, read), column_totals + whole, rest);
+        }
+        totals[b.row + i] += sum_lanes<Arch>(total);
+    }
+}
+
+/// For each row the sum of its scaled products with the other rows that reach its threshold, without a matrix:
+/// totals[i] += sum over j != i of x = <row(i), row(j)> * inverse[i] * inverse[j] where x >= least[i].
+///
+/// @param row      callable index -> T const*, of dim contiguous values; any layout
+/// @param inverse  [count], of inverse_norms
+/// @param least    [count]
+/// @param totals   [count]
+/// @param scratch  at least gram_scratch(dim)
+/// @complexity     O(count^2 * dim / 2); no allocation
+template <class Arch = default_arch, class Row>
+void gram_reaching(index count, Row row, index dim, std::span<float const> inverse, std::span<float const> least,
+                   std::span<float> totals, std::span<float> scratch) noexcept {
+    float* const sums = align(scratch);
+    float* const panels = sums + gram_side * gram_side;
+    float* const rest = panels + gram_side * dim;
+    for (index column = 0; column < count; column += gram_side) {
+        index const columns = std::min(gram_side, count - column);
+        pack_panels<Arch>(column, columns, row, dim, panels);
+        for (index first = column; first < count; first += gram_side) {
+            gram_block const b{sums, first, std::min(gram_side, count - first), column, columns};
+            multiply_block<Arch>(b, row, dim, panels, rest);
+            add_reaching<Arch>(b, inverse.data(), least.data(), totals.data());
+        }
+    }
+}
+
 /// The products of all rows with each other: out[i][j] = <row(i), row(j)> * inverse[i] * inverse[j], symmetric to the
 /// last bit. Computes blocks [begin, end) of gram_blocks(count), of equal work but for those on the diagonal, and
 /// writes each block and its mirror image: several workers can share the blocks, and no result depends on the cut.

@@ -20,6 +20,24 @@
 
 namespace terse::simd {
 
+/// Copies less than a register: two words of the largest size that fits, which may overlap.
+/// @pre size < 64
+inline void copy_short(std::uint8_t const* from, std::uint8_t* to, index size) noexcept {
+    auto const ends = [=](auto word) noexcept {
+        constexpr auto bytes = static_cast<index>(sizeof(word));
+        auto last = word;
+        std::memcpy(&word, from, sizeof(word));
+        std::memcpy(&last, from + size - bytes, sizeof(word));
+        std::memcpy(to, &word, sizeof(word));
+        std::memcpy(to + size - bytes, &last, sizeof(word));
+    };
+    if (size >= 32) return ends(std::array<std::uint64_t, 4>{});
+    if (size >= 16) return ends(std::array<std::uint64_t, 2>{});
+    if (size >= 8) return ends(std::uint64_t{});
+    if (size >= 4) return ends(std::uint32_t{});
+    for (index i = 0; i < size; ++i) to[i] = from[i];
+}
+
 /// to[i] = from[i] for i < count, in whole registers: for rows of some hundred bytes, where a call of memcpy shows.
 /// @pre the two do not overlap
 template <class Arch = default_arch, class T>
@@ -28,12 +46,9 @@ template <class Arch = default_arch, class T>
     using bytes = xsimd::batch<std::uint8_t, Arch>;
     constexpr auto width = static_cast<index>(bytes::size);
     index const size = count * static_cast<index>(sizeof(T));
-    if (size < width) {
-        std::copy_n(from, count, to);
-        return;
-    }
     auto const* const in = reinterpret_cast<std::uint8_t const*>(from);
     auto* const out = reinterpret_cast<std::uint8_t*>(to);
+    if (size < width) return copy_short(in, out, size);
     index i = 0;
     for (index const whole = size - size % (8 * width); i < whole; i += 8 * width) {
         std::array<bytes, 8> x;
@@ -124,11 +139,9 @@ template <class Arch = default_arch, class T>
     }
 }
 
-/// Row i becomes row sources[i], in place; long runs of packed rows move at once. Rows that come from further than
-/// `stream_bytes` are written around the caches.
-/// @pre sources ascend strictly
-template <class Arch = default_arch, class T>
-[[gnu::flatten]] void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
+/// compact_rows with `dim` as a constant or not.
+template <class Arch, class T, class Dim>
+[[gnu::flatten]] void compact_rows_of(T* rows, index stride, std::span<token const> sources, Dim dim) noexcept {
     index const count = std::ssize(sources);
     token const* const source = sources.data();
     constexpr auto size = static_cast<index>(sizeof(T));
@@ -143,7 +156,8 @@ template <class Arch = default_arch, class T>
         if (run > 1) {
             std::memmove(rows + i * dim, rows + source[i] * dim, static_cast<std::size_t>(run * dim) * sizeof(T));
         } else {
-            if (i + rows_ahead < count) prefetch_row(rows + source[i + rows_ahead] * stride, dim);
+            // Of shorter rows several share a line: the processor sees where they go.
+            if (dim * size >= 64 && i + rows_ahead < count) prefetch_row(rows + source[i + rows_ahead] * stride, dim);
             T const* const from = rows + source[i] * stride;
             if (source[i] - i > far) {
                 stream_row(from, rows + i * stride, dim);
@@ -155,6 +169,22 @@ template <class Arch = default_arch, class T>
         i += run;
     }
     if (streamed) end_stream();
+}
+
+/// Row i becomes row sources[i], in place; long runs of packed rows move at once. Rows that come from further than
+/// `stream_bytes` are written around the caches.
+/// @pre sources ascend strictly
+template <class Arch = default_arch, class T>
+void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
+    constexpr auto size = static_cast<index>(sizeof(T));
+    // Codes and their scales are rows so short that a loop over their registers shows.
+    if constexpr (size <= 2) {
+        if (dim * size == 128)
+            return compact_rows_of<Arch>(rows, stride, sources, std::integral_constant<index, 128 / size>{});
+        if (dim * size == 8)
+            return compact_rows_of<Arch>(rows, stride, sources, std::integral_constant<index, 8 / size>{});
+    }
+    compact_rows_of<Arch>(rows, stride, sources, dim);
 }
 
 /// Calls body(registers, first) for blocks of 8, 4 or 1 registers that cover [0, dim), the last one overlapping the one
@@ -170,8 +200,9 @@ void for_blocks(index dim, Body const& body) noexcept {
     if (c < dim) body(std::integral_constant<int, 1>{}, dim - width);
 }
 
-/// out = the sum over k of weights[k] * row sources[k] of `in`, divided by `divisor`: added in float in that order and
-/// rounded once; a lone row of weight one is copied. Empty `weights`: all ones. No sources: zeros.
+/// out = the sum over k of weights[k] * row sources[k] of `in`, divided by `divisor`: added in float in that order, every
+/// `rows_at_once` by themselves, so that long sums round no worse than short ones, and rounded once; a lone row of
+/// weight one is copied. Empty `weights`: all ones. No sources: zeros.
 /// @pre out is not one of the rows
 template <class Arch = default_arch, real T>
 [[gnu::flatten]] void sum_rows(T const* in, index stride, std::span<token const> sources,
@@ -182,10 +213,20 @@ template <class Arch = default_arch, real T>
     for_blocks<Arch>(dim, [&](auto registers, index first) {
         std::array<floats<Arch>, registers> sum;
         sum.fill(floats<Arch>(0.0F));
-        for (std::size_t k = 0; k < sources.size(); ++k) {
-            T const* const row = in + sources[k] * stride + first;
-            floats<Arch> const weight(weights.empty() ? 1.0F : weights[k]);
-            unroll<registers>([&](auto v) { sum[v] = fma<Arch>(weight, load<Arch>(row + v * lanes<Arch>), sum[v]); });
+        auto const add = [&](std::size_t begin, std::size_t end) noexcept {
+            for (std::size_t k = begin; k < end; ++k) {
+                T const* const row = in + sources[k] * stride + first;
+                floats<Arch> const weight(weights.empty() ? 1.0F : weights[k]);
+                unroll<registers>(
+                    [&](auto v) { sum[v] = fma<Arch>(weight, load<Arch>(row + v * lanes<Arch>), sum[v]); });
+            }
+        };
+        add(0, std::min(sources.size(), scalar::rows_at_once));
+        for (std::size_t k = scalar::rows_at_once; k < sources.size(); k += scalar::rows_at_once) {
+            auto const before = sum;
+            sum.fill(floats<Arch>(0.0F));
+            add(k, std::min(sources.size(), k + scalar::rows_at_once));
+            unroll<registers>([&](auto v) { sum[v] = before[v] + sum[v]; });
         }
         if (divisor != 1.0F) unroll<registers>([&](auto v) { sum[v] = sum[v] / floats<Arch>(divisor); });
         unroll<registers>([&](auto v) { store<Arch>(sum[v], out + first + v * lanes<Arch>); });

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <limits>
@@ -38,6 +39,61 @@ template <real T>
 template <real T>
 void add_scaled(T const* x, float w, float* acc, index n) noexcept {
     for (index i = 0; i < n; ++i) acc[i] += w * static_cast<float>(x[i]);
+}
+
+inline void add_hits(float const* rows, index stride, index count, float limit, float* acc, index n) noexcept {
+    for (index r = 0; r < count; ++r)
+        for (index i = 0; i < n; ++i) acc[i] += rows[r * stride + i] > limit ? 1.0F : 0.0F;
+}
+
+template <class Row>
+void column_squares(index count, Row row, std::span<float> squares) noexcept {
+    for (std::size_t c = 0; c < squares.size(); ++c) {
+        double sum = 0;
+        for (index t = 0; t < count; ++t) sum += std::pow(static_cast<double>(static_cast<float>(row(t)[c])), 2);
+        squares[c] = static_cast<float>(sum);
+    }
+}
+
+template <class Row>
+void column_bounds(index count, Row row, std::span<float> least, std::span<float> most) noexcept {
+    for (std::size_t c = 0; c < least.size(); ++c) {
+        least[c] = std::numeric_limits<float>::infinity(), most[c] = -least[c];
+        for (index t = 0; t < count; ++t) {
+            auto const x = static_cast<float>(row(t)[c]);
+            least[c] = x < least[c] ? x : least[c], most[c] = x > most[c] ? x : most[c];
+        }
+    }
+}
+
+template <class Row>
+void scaled_deviations(index count, Row row, std::span<float const> origin, std::span<float const> factor,
+                       index counted, float* out) noexcept {
+    for (index t = 0; t < count; ++t) {
+        double sum = 0, squares = 0;
+        auto const scaled = [&](std::size_t c) {
+            return (static_cast<double>(static_cast<float>(row(t)[c])) - static_cast<double>(origin[c])) *
+                   static_cast<double>(factor[c]);
+        };
+        for (std::size_t c = 0; c < factor.size(); ++c) sum += scaled(c);
+        double const mean = sum / static_cast<double>(counted);
+        for (std::size_t c = 0; c < factor.size(); ++c)
+            if (factor[c] != 0) squares += (scaled(c) - mean) * (scaled(c) - mean);
+        out[t] = static_cast<float>(std::sqrt(squares / static_cast<double>(counted - 1)));
+    }
+}
+
+inline void softmax(std::span<float> x) noexcept {
+    auto const infinity = std::numeric_limits<float>::infinity();
+    float highest = -infinity;
+    for (float const value : x) highest = value > highest ? value : highest;
+    double total = 0;
+    auto const power = [&](float value) {
+        double const e = std::exp(static_cast<double>(value) - static_cast<double>(highest));
+        return e == e ? e : 0;
+    };
+    for (float const value : x) total += power(value);
+    for (float& value : x) value = total > 0 ? static_cast<float>(power(value) / total) : 0;
 }
 
 template <real T, real U>
@@ -75,6 +131,15 @@ void nearest(index left_begin, index left_end, Left left, index right_count, Rig
     }
 }
 
+template <class Row, class Other>
+void add_absolute_products(index count, Row row, index others, Other other, index dim, std::span<float> sums) noexcept {
+    for (index i = 0; i < count; ++i) {
+        double sum = 0;
+        for (index j = 0; j < others; ++j) sum += std::abs(static_cast<double>(dot(row(i), other(j), dim)));
+        sums[static_cast<std::size_t>(i)] += static_cast<float>(sum);
+    }
+}
+
 template <class Row>
 void gram(index count, Row row, index dim, std::span<float const> inverse, float* out, index out_stride,
           std::span<float> highest) noexcept {
@@ -89,25 +154,110 @@ void gram(index count, Row row, index dim, std::span<float const> inverse, float
     }
 }
 
-template <class Query, class Key>
+template <class Row>
+void gram_reaching(index count, Row row, index dim, std::span<float const> inverse, std::span<float const> least,
+                   std::span<float> totals) noexcept {
+    for (index i = 0; i < count; ++i) {
+        auto const at = static_cast<std::size_t>(i);
+        double total = 0;
+        for (index j = 0; j < count; ++j) {
+            float const x = dot(row(i), row(j), dim) * inverse[at] * inverse[static_cast<std::size_t>(j)];
+            if (i != j && x >= least[at]) total += static_cast<double>(x);
+        }
+        totals[at] += static_cast<float>(total);
+    }
+}
+
+/// @tparam Highest  a logit is the highest of all heads, which share one row
+/// @param log_sum   callable (head, i) -> log of the sum, where it is known; null: it is found
+template <bool Highest = false, class Query, class Key, class Visible, class Weight, class LogSum = std::nullptr_t>
 void softmax_columns(index heads, index queries, Query query, index keys, Key key, index dim, float scale,
-                     float soft_cap, index visible, std::span<float> columns, index stride, index wanted) noexcept {
+                     float soft_cap, Visible visible, std::span<float> columns, index stride, index wanted,
+                     Weight weight, LogSum log_sum = {}) noexcept {
     auto const infinity = std::numeric_limits<double>::infinity();
-    for (index row = 0; row < heads * queries; ++row) {
+    auto const logit_of = [&](index h, index i, index j) {
+        double const x = static_cast<double>(dot(query(h, i), key(j), dim)) * scale;
+        double const capped = soft_cap > 0 ? soft_cap * std::tanh(x / soft_cap) : x;
+        return std::isnan(capped) ? -infinity : capped;
+    };
+    for (index row = 0; row < (Highest ? 1 : heads) * queries; ++row) {
         index const h = row / queries, i = row % queries;
-        index const seen = std::clamp(visible + i, index{0}, keys);
+        index const seen = std::clamp(visible(i), index{0}, keys);
         auto const logit = [&](index j) {
-            double const x = static_cast<double>(dot(query(h, i), key(j), dim)) * scale;
-            double const capped = soft_cap > 0 ? soft_cap * std::tanh(x / soft_cap) : x;
-            return std::isnan(capped) ? -infinity : capped;
+            double x = logit_of(h, i, j);
+            for (index other = 0; Highest && other < heads; ++other) x = std::max(x, logit_of(other, i, j));
+            return x;
         };
         double highest = -infinity, total = 0;
         for (index j = 0; j < seen; ++j) highest = std::max(highest, logit(j));
         if (std::isinf(highest)) continue;
         for (index j = 0; j < seen; ++j) total += std::exp(logit(j) - highest);
+        double below = highest + std::log(total);
+        if constexpr (!std::same_as<LogSum, std::nullptr_t>) below = static_cast<double>(log_sum(h, i));
+        if (!std::isfinite(below)) continue;
         for (index j = 0; j < std::min(seen, wanted); ++j)
             columns[static_cast<std::size_t>(h * stride + j)] +=
-                static_cast<float>(std::exp(logit(j) - highest) / total);
+                static_cast<float>(weight(i) * std::min(std::exp(logit(j) - below), 1.0));
+    }
+}
+
+template <class Row>
+void last_similar(index count, Row row, index dim, std::span<float const> inverse, float threshold,
+                  std::span<token> last) noexcept {
+    for (index i = 0; i < count; ++i) {
+        last[static_cast<std::size_t>(i)] = -1;
+        for (index j = 0; j < count; ++j) {
+            float const norms = inverse[static_cast<std::size_t>(i)] * inverse[static_cast<std::size_t>(j)];
+            if (i != j && dot(row(i), row(j), dim) * norms > threshold)
+                last[static_cast<std::size_t>(i)] = static_cast<token>(j);
+        }
+    }
+}
+
+template <real T>
+void subtract(T const* x, float const* y, float* out, index n) noexcept {
+    for (index i = 0; i < n; ++i) out[i] = static_cast<float>(x[i]) - y[i];
+}
+
+template <real T>
+void mix(T const* x, float w, float rest, float* acc, index n) noexcept {
+    for (index i = 0; i < n; ++i) acc[i] = rest * acc[i] + w * static_cast<float>(x[i]);
+}
+
+/// out[i] = <x, M x + b> of row i.
+template <class Row>
+void quadratic_form(index count, Row row, index dim, float const* matrix, float const* linear, float* out) noexcept {
+    for (index i = 0; i < count; ++i) {
+        double sum = 0;
+        for (index a = 0; a < dim; ++a) {
+            double inner = linear[a];
+            for (index b = 0; b < dim; ++b)
+                inner += static_cast<double>(matrix[a * dim + b]) * static_cast<float>(row(i)[b]);
+            sum += inner * static_cast<float>(row(i)[a]);
+        }
+        out[i] = static_cast<float>(sum);
+    }
+}
+
+/// Rows lie across lanes: x is [panels, columns, width].
+inline void add_gram(index panels, float const* x, index columns, index width, double* gram) noexcept {
+    for (index panel = 0; panel < panels; ++panel, x += columns * width)
+        for (index i = 0; i < columns; ++i)
+            for (index j = 0; j <= i; ++j)
+                for (index lane = 0; lane < width; ++lane)
+                    gram[i * columns + j] += static_cast<double>(x[i * width + lane]) * x[j * width + lane];
+}
+
+/// `packed` is of pack_triangle: six rows side by side.
+inline void whitened_norms(float const* x, index columns, index width, double const* packed, float* out) noexcept {
+    for (index lane = 0; lane < width; ++lane) {
+        double total = 0;
+        for (index i = 0; i < columns; ++i) {
+            double sum = 0;
+            for (index j = 0; j <= i; ++j) sum += packed[i / 6 * 6 * columns + j * 6 + i % 6] * x[j * width + lane];
+            total += sum * sum;
+        }
+        out[lane] = static_cast<float>(total);
     }
 }
 
@@ -161,6 +311,23 @@ inline void dpp_step(index count, float const* kernel, double pick_gain, std::sp
     return lowest;
 }
 
+inline void forward_max(std::span<float const> x, index width, std::span<float> out) noexcept {
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        float most = -std::numeric_limits<float>::infinity();
+        for (std::size_t j = i; j < x.size() && j < i + static_cast<std::size_t>(width); ++j)
+            if (rank(x[j]) > rank(most)) most = x[j];
+        out[i] = most;
+    }
+}
+
+/// Of x[i] / (now - since[i]); empty `since`: of x[i].
+inline void block_sums(std::span<double const> x, std::span<token const> since, token now, index block,
+                       std::span<double> out) noexcept {
+    std::fill(out.begin(), out.end(), 0.0);
+    for (std::size_t i = 0; i < x.size(); ++i)
+        out[i / static_cast<std::size_t>(block)] += since.empty() ? x[i] : x[i] / static_cast<double>(now - since[i]);
+}
+
 inline void top_k(std::span<float const> scores, std::span<token> kept, token first) noexcept {
     std::size_t next = 0;
     for (std::size_t i = 0; i < scores.size() && next < kept.size(); ++i) {
@@ -186,14 +353,21 @@ void compact_rows(T* rows, index stride, std::span<token const> sources, index d
             std::copy_n(rows + sources[i] * stride, dim, rows + static_cast<index>(i) * stride);
 }
 
+/// Rows that `sum_rows` adds up by themselves.
+inline constexpr std::size_t rows_at_once = 512;
+
 template <real T>
 void sum_rows(T const* in, index stride, std::span<token const> sources, std::span<float const> weights, float divisor,
               T* out, index dim) noexcept {
     for (index c = 0; c < dim; ++c) {
         float total = 0;
-        for (std::size_t k = 0; k < sources.size(); ++k) {
-            auto const x = static_cast<float>(in[sources[k] * stride + c]);
-            total += weights.empty() ? x : weights[k] * x;
+        for (std::size_t first = 0; first < sources.size(); first += rows_at_once) {
+            float some = 0;
+            for (std::size_t k = first; k < std::min(sources.size(), first + rows_at_once); ++k) {
+                auto const x = static_cast<float>(in[sources[k] * stride + c]);
+                some += weights.empty() ? x : weights[k] * x;
+            }
+            total += some;
         }
         out[c] = static_cast<T>(total / divisor);
     }

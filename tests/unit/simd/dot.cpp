@@ -28,6 +28,25 @@ TEMPLATE_LIST_TEST_CASE("sums agree with plain loops and read nothing beyond the
             simd::scalar::add_scaled(a(0), 0.3F, expected(0), n);
             for (index i = 0; i < n; ++i) CHECK(sums(0)[i] == Approx(expected(0)[i]).margin(1e-6));
             CHECK(sums(0)[n] == expected(0)[n]);
+
+            simd::mix<Arch>(a(0), 0.3F, -0.6F, sums(0), n);
+            simd::scalar::mix(a(0), 0.3F, -0.6F, expected(0), n);
+            for (index i = 0; i < n; ++i) CHECK(sums(0)[i] == Approx(expected(0)[i]).margin(1e-6));
+            CHECK(sums(0)[n] == expected(0)[n]);
+        }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("hits of several rows are counted", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    for (index const n : samples::lengths<Arch>()) {
+        for (index const count : {0, 1, 2, 5}) {
+            CAPTURE(n, count);
+            samples::rows<float> rows(6, n, 1, 3, 1), sums(1, n, 2, 0, 1), expected = sums;
+            for (index r = 0; r < 5 && n > 0; ++r) rows(r)[r % n] = r % 2 == 0 ? not_a_number : 0.25F;
+            simd::add_hits<Arch>(rows(0), rows.stride, count, 0.25F, sums(0), n);
+            simd::scalar::add_hits(rows(0), rows.stride, count, 0.25F, expected(0), n);
+            CHECK(sums.data == expected.data);
         }
     }
 }

@@ -145,5 +145,27 @@ TEST_CASE("the highest products of all rows need no room for the products", "[si
     CHECK(highest == stored.highest);
 }
 
+TEMPLATE_LIST_TEST_CASE("sums of the products that reach a row's threshold", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    for (index const count : {index{0}, index{1}, index{2}, index{9}, index{50}, simd::gram_side, simd::gram_side + 1,
+                              2 * simd::gram_side + 37}) {
+        for (index const dim : {1, 5, 64}) {
+            CAPTURE(count, dim);
+            samples::rows<T> rows(count, dim, 7, 3, 1);
+            if (count > 2) rows(2)[0] = static_cast<T>(not_a_number);
+            if (count > 8) std::fill_n(rows(8), dim, static_cast<T>(0.0F));
+            auto const inverse = inverse_of<Arch>(count, rows.view(), dim);
+            // Between products, so that rounding moves none across.
+            std::vector<float> const least = uniform(count, 8, -1, 1);
+            std::vector<float> got(static_cast<std::size_t>(count), 0.5F), want = got;
+            std::vector<float> scratch(static_cast<std::size_t>(simd::gram_scratch<Arch>(dim)));
+            simd::gram_reaching<Arch>(count, rows.view(), dim, inverse, least, got, scratch);
+            simd::scalar::gram_reaching(count, rows.view(), dim, inverse, least, want);
+            for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == Approx(want[i]).epsilon(1e-4).margin(1e-3));
+        }
+    }
+}
+
 }  // namespace
 }  // namespace terse::test

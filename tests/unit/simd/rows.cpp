@@ -45,8 +45,8 @@ std::vector<float> floats(std::vector<T> const& x) {
 }
 
 // Around every width there is, in bytes and in floats.
-std::vector<terse::index> const dims{0,  1,  2,  3,  4,  5,  7,  8,   9,   15,  16, 17,
-                                     31, 32, 33, 63, 64, 65, 80, 100, 127, 130, 257};
+std::vector<terse::index> const dims{0,  1,  2,  3,  4,  5,  7,  8,   9,   15,  16,  17,
+                                     31, 32, 33, 63, 64, 65, 80, 100, 127, 128, 130, 257};
 
 }  // namespace
 
@@ -131,6 +131,19 @@ TEMPLATE_TEST_CASE("rows beyond the caches move like plain loops", "[simd][rows]
     TestType none{};
     simd::compact_rows(&none, 0, std::vector<token>{1, 3}, 0);
     simd::gather_rows<>(&none, 0, std::vector<token>{1, 3}, &none, 0, 0);
+}
+
+TEST_CASE("long sums of rows lose no digits", "[simd][rows]") {
+    for (std::size_t const count : {511U, 512U, 513U, 1024U, 1025U, 100'000U}) {
+        CAPTURE(count);
+        std::vector<token> const sources(count, 1);
+        std::vector<float> in(40, 0.1F), out(20), expected(20);
+        simd::sum_rows(in.data(), 20, sources, {}, static_cast<float>(count), out.data(), 20);
+        CHECK(out == std::vector<float>(20, out[0]));
+        CHECK(out[0] == Approx(0.1).epsilon(1e-5));
+        simd::scalar::sum_rows(in.data(), 20, sources, {}, static_cast<float>(count), expected.data(), 20);
+        CHECK(expected[0] == Approx(0.1).epsilon(1e-5));
+    }
 }
 
 TEMPLATE_TEST_CASE("sums and maxima of rows agree with plain loops", "[simd][rows]", float, terse::half,

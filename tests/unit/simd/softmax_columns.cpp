@@ -12,7 +12,25 @@ struct setting {
     float scale = 1.0F;
     float soft_cap = 0.0F;
     index visible = 0;
+    index apart = 1;      // further keys that the next query sees
+    float weight = 0.0F;  // what the next query counts more
+    simd::shared_heads shared = simd::shared_heads::apart;
+    bool known = false;
 };
+
+/// The setting's numbers, as callables.
+auto visible_of(setting s) {
+    return [s](index i) { return s.visible + s.apart * i; };
+}
+auto weight_of(setting s) {
+    return [s](index i) { return 1 + s.weight * static_cast<float>(i); };
+}
+/// Any number serves as the log of a sum: most are too small, and one query has none.
+auto log_sum_of(setting) {
+    return [](index h, index i) {
+        return h == 0 && i == 1 ? -infinity : 0.3F * static_cast<float>(h) + 0.01F * static_cast<float>(i);
+    };
+}
 
 /// `query` holds the queries of one head after the other.
 template <class T>
@@ -25,11 +43,13 @@ std::vector<float> columns_of(index heads, index queries, samples::rows<T> const
                               samples::rows<T> const& key, index dim, setting s, index wanted) {
     index const stride = wanted + 3;
     std::vector<float> columns(static_cast<std::size_t>(heads * stride), 0.25F);
-    std::vector<float> scratch(static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(heads, queries, keys, dim)),
-                               not_a_number);
+    std::vector<float> scratch(
+        static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(heads, queries, keys, dim, s.shared, s.known)),
+        not_a_number);
     scratch.push_back(42.0F);
     simd::softmax_columns<Arch>(heads, queries, by_head(query, queries), keys, key.view(), dim, s.scale, s.soft_cap,
-                                s.visible, columns, stride, wanted, std::span(scratch).first(scratch.size() - 1));
+                                visible_of(s), columns, stride, wanted, std::span(scratch).first(scratch.size() - 1),
+                                weight_of(s), s.shared, s.known, log_sum_of(s));
     CHECK(scratch.back() == 42.0F);
     return columns;
 }
@@ -37,11 +57,20 @@ std::vector<float> columns_of(index heads, index queries, samples::rows<T> const
 template <class Arch, class T>
 void check(index heads, index queries, samples::rows<T> const& query, index keys, samples::rows<T> const& key,
            index dim, setting s, index wanted) {
-    CAPTURE(heads, queries, keys, dim, s.scale, s.soft_cap, s.visible, wanted);
+    CAPTURE(heads, queries, keys, dim, s.scale, s.soft_cap, s.visible, s.apart, s.weight, s.known, wanted);
     auto const columns = columns_of<Arch>(heads, queries, query, keys, key, dim, s, wanted);
     std::vector<float> expected(columns.size(), 0.25F);
-    simd::scalar::softmax_columns(heads, queries, by_head(query, queries), keys, key.view(), dim, s.scale, s.soft_cap,
-                                  s.visible, expected, wanted + 3, wanted);
+    auto const by_loops = [&](auto highest, auto log_sum) {
+        simd::scalar::softmax_columns<highest>(heads, queries, by_head(query, queries), keys, key.view(), dim, s.scale,
+                                               s.soft_cap, visible_of(s), expected, wanted + 3, wanted, weight_of(s),
+                                               log_sum);
+    };
+    if (s.shared == simd::shared_heads::highest)
+        by_loops(std::true_type{}, nullptr);
+    else if (s.known)
+        by_loops(std::false_type{}, log_sum_of(s));
+    else
+        by_loops(std::false_type{}, nullptr);
     for (std::size_t j = 0; j < columns.size(); ++j) {
         CAPTURE(j);
         CHECK(columns[j] == Approx(expected[j]).epsilon(2e-5).margin(1e-7));
@@ -56,7 +85,8 @@ TEMPLATE_LIST_TEST_CASE("softmax columns agree with plain loops", "[simd]", samp
         for (index const keys : {index{1}, index{6}, index{23}, index{24}, index{25}, index{80}}) {
             samples::rows<T> const query(queries, 19, 1, 2, 1), key(keys, 19, 2, 1, 3);
             for (setting const s : {setting{1.0F, 0, keys - queries + 1}, setting{5.0F, 0, keys}, setting{-2.0F, 0, 1},
-                                    setting{8.0F, 2.5F, keys - queries + 1}, setting{1.0F, 0, -3}}) {
+                                    setting{8.0F, 2.5F, keys - queries + 1}, setting{1.0F, 0, -3},
+                                    setting{1.0F, 0, -5, 3, 0.5F}, setting{2.0F, 0, 4, 0, 0.25F}}) {
                 check<Arch>(1, queries, query, keys, key, 19, s, keys);
             }
         }
@@ -93,7 +123,7 @@ TEMPLATE_TEST_CASE("pairs of bfloat16 give what they give one by one", "[simd]",
                                                          simd::as_pairs(key.view()), dim / 2, 1.0F, 0.0F,
                                                          keys - queries + 1, columns, keys, keys, scratch);
     simd::scalar::softmax_columns(1, queries, by_head(query, queries), keys, key.view(), dim, 1.0F, 0.0F,
-                                  keys - queries + 1, expected, keys, keys);
+                                  visible_of({.visible = keys - queries + 1}), expected, keys, keys, weight_of({}));
     for (std::size_t j = 0; j < columns.size(); ++j) CHECK(columns[j] == Approx(expected[j]).epsilon(2e-5));
 }
 
@@ -133,6 +163,77 @@ TEMPLATE_LIST_TEST_CASE("a key that nobody sees receives nothing at all", "[simd
     auto const columns = columns_of<Arch>(1, 10, query, 40, key, 8, {1.0F, 0, 11}, 40);
     for (std::size_t j = 0; j < 20; ++j) CHECK(columns[j] > 0.25F);
     for (std::size_t j = 20; j < 40; ++j) CHECK(columns[j] == 0.25F);
+}
+
+TEMPLATE_LIST_TEST_CASE("known sums, and the highest logit of heads that share keys", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    for (index const heads : {index{1}, index{2}, index{5}, index{18}}) {
+        for (index const queries : {index{1}, index{3}, index{8}, index{33}, index{70}}) {
+            for (index const keys : {index{1}, index{24}, index{77}}) {
+                for (setting s : {setting{1.5F, 0, keys - queries + 1}, setting{4.0F, 2.5F, keys, 0, 0.5F}}) {
+                    samples::rows<T> query(heads * queries, 21, 31), key(keys, 21, 32);
+                    query(0)[3] = static_cast<T>(not_a_number);
+                    if (keys > 20) key(13)[2] = static_cast<T>(not_a_number);
+                    s.known = true;
+                    check<Arch>(heads, queries, query, keys, key, 21, s, keys);
+                    check<Arch>(heads, queries, query, keys, key, 21, s, keys / 2);
+                    s.known = false;
+                    s.shared = simd::shared_heads::highest;
+                    check<Arch>(heads, queries, query, keys, key, 21, s, keys);
+                    check<Arch>(heads, queries, query, keys, key, 21, s, keys / 2);
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("a count of keys is a causal mask", "[simd]") {
+    samples::rows<float> const query(40, 8, 7), key(90, 8, 8);
+    for (index const queries : {index{1}, index{40}}) {
+        std::vector<float> columns(93, 0.25F),
+            scratch(static_cast<std::size_t>(simd::softmax_columns_scratch(1, queries, 90, 8)));
+        simd::softmax_columns(1, queries, by_head(query, queries), 90, key.view(), 8, 1.0F, 0.0F, index{30}, columns,
+                              93, 90, scratch);
+        CHECK(columns == columns_of<samples::best>(1, queries, query, 90, key, 8, {.visible = 30}, 90));
+        CHECK(columns[29] > 0.25F);
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("hits are the probabilities above their query's limit", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    index const dim = 10, heads = 3;
+    for (index const queries : {index{1}, index{2}, simd::lanes<Arch> + 1, index{33}, index{75}}) {
+        for (index const keys : {index{1}, index{24}, index{80}, index{131}}) {
+            CAPTURE(queries, keys);
+            samples::rows<typename TestType::value> const query(heads * queries, dim, 7), key(keys, dim, 8);
+            auto const visible = [&](index i) { return keys - queries + 1 + i; };
+            auto const weight = [&](index i) { return static_cast<float>(std::max<index>(visible(i), 0)); };
+            index const wanted = keys - keys / 3;
+            std::vector<float> hits(static_cast<std::size_t>(wanted), 2.0F), least = hits, most = hits;
+            std::vector<float> scratch(
+                static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(heads, queries, keys, dim)));
+            simd::softmax_columns<Arch, simd::element::single, simd::collect::hits>(
+                heads, queries, by_head(query, queries), keys, key.view(), dim, 1.5F, 0.0F, visible, hits, 0, wanted,
+                scratch, weight);
+            for (index i = 0; i < heads * queries; ++i) {
+                std::vector<float> row(static_cast<std::size_t>(wanted));
+                simd::scalar::softmax_columns(
+                    1, 1, [&](index, index) { return query.view()(i); }, keys, key.view(), dim, 1.5F, 0.0F,
+                    [&](index) { return visible(i % queries); }, row, wanted, wanted,
+                    [&](index) { return weight(i % queries); });
+                for (std::size_t j = 0; j < row.size(); ++j) {
+                    least[j] += row[j] > 1 + 2e-5F;
+                    most[j] += row[j] > 1 - 2e-5F;
+                }
+            }
+            for (std::size_t j = 0; j < hits.size(); ++j) {
+                REQUIRE(hits[j] >= least[j]);
+                REQUIRE(hits[j] <= most[j]);
+            }
+            if (keys > queries) CHECK(*std::max_element(hits.begin(), hits.end()) > 2);
+        }
+    }
 }
 
 TEMPLATE_LIST_TEST_CASE("every query gives one in all", "[simd]", samples::kernels) {

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <limits>
+#include <span>
+#include <type_traits>
+
+#include <terse/simd/batch.hpp>
+
+// Limited by memory, or by loads where the rows are in a cache: a value is read once, and what a channel gathers stays
+// in registers over all rows. What goes over a row twice finds it in the first-level cache.
+
+namespace terse::simd {
+
+/// Calls body(registers, read, write, first) for blocks of `Most` registers or one that cover channels [0, dim);
+/// read(pointer) and write(register, pointer) stay within the block.
+template <class Arch, int Most, class Body>
+void over_channels(index dim, Body const& body) noexcept {
+    constexpr index width = lanes<Arch>;
+    auto const read = [](auto const* p) noexcept { return load<Arch>(p); };
+    auto const write = [](floats<Arch> const& x, float* to) noexcept { store<Arch>(x, to); };
+    index c = 0;
+    for (; dim - c >= Most * width; c += Most * width) body(std::integral_constant<int, Most>{}, read, write, c);
+    for (; dim - c >= width; c += width) body(std::integral_constant<int, 1>{}, read, write, c);
+    if (c == dim) return;
+    body(
+        std::integral_constant<int, 1>{}, [n = dim - c](auto const* p) noexcept { return load_partial<Arch>(p, n); },
+        [n = dim - c](floats<Arch> const& x, float* to) noexcept { store_partial<Arch>(x, to, n); }, c);
+}
+
+/// squares[c] = the sum over rows [0, count) of row(t)[c]^2, in float and in the order of the rows.
+/// @param row  callable index -> T const*, of squares.size() contiguous values
+template <class Arch = default_arch, class Row>
+[[gnu::flatten]] void column_squares(index count, Row row, std::span<float> squares) noexcept {
+    over_channels<Arch, 8>(std::ssize(squares), [&](auto registers, auto read, auto write, index first) noexcept {
+        std::array<floats<Arch>, registers> sums;
+        sums.fill(floats<Arch>(0.0F));
+        for (index t = 0; t < count; ++t) {
+            auto const* const from = row(t) + first;
+            unroll<registers>([&](auto v) {
+                auto const x = read(from + v * lanes<Arch>);
+                sums[v] = fma<Arch>(x, x, sums[v]);
+            });
+        }
+        unroll<registers>([&](auto v) { write(sums[v], squares.data() + first + v * lanes<Arch>); });
+    });
+}
+
+/// The least and the greatest of each channel over rows [0, count); NaN counts for nothing, and a channel of which
+/// nothing counts has infinity and -infinity.
+/// @param row            callable index -> T const*, of least.size() contiguous values
+/// @param least, most    of the same size
+template <class Arch = default_arch, class Row>
+[[gnu::flatten]] void column_bounds(index count, Row row, std::span<float> least, std::span<float> most) noexcept {
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    over_channels<Arch, 4>(std::ssize(least), [&](auto registers, auto read, auto write, index first) noexcept {
+        std::array<floats<Arch>, registers> low, high;
+        low.fill(floats<Arch>(infinity));
+        high.fill(floats<Arch>(-infinity));
+        for (index t = 0; t < count; ++t) {
+            auto const* const from = row(t) + first;
+            unroll<registers>([&](auto v) {
+                auto const x = read(from + v * lanes<Arch>);
+                low[v] = min_number<Arch>(x, low[v]);
+                high[v] = max_number<Arch>(x, high[v]);
+            });
+        }
+        unroll<registers>([&](auto v) {
+            write(low[v], least.data() + first + v * lanes<Arch>);
+            write(high[v], most.data() + first + v * lanes<Arch>);
+        });
+    });
+}
+
+/// out[t] = the sample standard deviation of (row(t)[c] - origin[c]) * factor[c] over the channels whose factor is not
+/// zero: `counted` of them, at least two. In float, from the mean, so that a common offset costs no digits. A row a
+/// lane: the chains of sum, mean and root of several rows run side by side.
+/// @param row  callable index -> T const*, of factor.size() contiguous values
+template <class Arch = default_arch, class Row>
+[[gnu::flatten]] void scaled_deviations(index count, Row row, std::span<float const> origin,
+                                        std::span<float const> factor, index counted, float* out) noexcept {
+    using batch = floats<Arch>;
+    constexpr index width = lanes<Arch>;
+    auto const dim = std::ssize(factor), whole = dim - dim % width;
+    auto const whole_read = [](auto const* p) noexcept { return load<Arch>(p); };
+    auto const part_read = [n = dim - whole](auto const* p) noexcept { return load_partial<Arch>(p, n); };
+    for (index first = 0; first < count; first += width) {
+        std::array<decltype(row(first)), batch::size> rows;
+        std::array<batch, batch::size> sums;
+        unroll<width>([&](auto r) { rows[r] = row(std::min<index>(first + r, count - 1)); });
+        auto const sum_over_channels = [&](auto const& term) noexcept {
+            sums.fill(batch(0.0F));
+            for (index i = 0; i < whole; i += width) term(whole_read, i);
+            if (whole < dim) term(part_read, whole);
+            return sum_each<Arch>(sums);
+        };
+        auto const total = sum_over_channels([&](auto read, index i) noexcept {
+            auto const from = read(origin.data() + i), scale = read(factor.data() + i);
+            unroll<width>([&](auto r) { sums[r] = fma<Arch>(read(rows[r] + i) - from, scale, sums[r]); });
+        });
+        auto const means = to_array<Arch>(total / batch(static_cast<float>(counted)));
+        auto const squares = sum_over_channels([&](auto read, index i) noexcept {
+            auto const from = read(origin.data() + i), scale = read(factor.data() + i);
+            auto const left_out = scale == batch(0.0F);
+            unroll<width>([&](auto r) {
+                auto const apart = (read(rows[r] + i) - from) * scale - batch(means[r]);
+                auto const counts = xsimd::select(left_out, batch(0.0F), apart);
+                sums[r] = fma<Arch>(counts, counts, sums[r]);
+            });
+        });
+        auto const deviation = xsimd::sqrt(squares / batch(static_cast<float>(counted - 1)));
+        if (count - first >= width)
+            store<Arch>(deviation, out + first);
+        else
+            store_partial<Arch>(deviation, out + first, count - first);
+    }
+}
+
+}  // namespace terse::simd

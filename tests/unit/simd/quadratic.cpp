@@ -1,0 +1,81 @@
+#include <cmath>
+#include <cstring>
+
+#include <catch2/catch.hpp>
+
+#include <terse/simd/quadratic.hpp>
+#include <terse/simd/scalar.hpp>
+
+#include "unit/simd/samples.hpp"
+
+namespace terse::test {
+namespace {
+
+/// A symmetric matrix, its linear part, and both packed, on a cache line.
+template <class Arch>
+struct forms {
+    index dim, count, size = simd::form_size<Arch>(dim);
+    std::vector<std::vector<float>> matrices, linear;
+    std::vector<float> memory = std::vector<float>(static_cast<std::size_t>(count * size + 16), not_a_number);
+    float* packed = simd::align(memory);
+
+    forms(index channels, index how_many) : dim(channels), count(how_many) {
+        for (index f = 0; f < count; ++f) {
+            auto m = uniform(dim * dim, static_cast<unsigned>(3 + f));
+            for (index i = 0; i < dim; ++i)
+                for (index j = 0; j < i; ++j)
+                    m[static_cast<std::size_t>(i * dim + j)] = m[static_cast<std::size_t>(j * dim + i)];
+            matrices.push_back(m);
+            linear.push_back(uniform(dim, static_cast<unsigned>(50 + f)));
+            simd::pack_form<Arch>(m.data(), linear.back().data(), dim, packed + f * size);
+        }
+    }
+};
+
+}  // namespace
+
+TEMPLATE_LIST_TEST_CASE("quadratic forms agree with plain loops", "[simd][quadratic]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    index const width = simd::panel_width<Arch>;
+    for (index const dim : {index{1}, index{5}, index{6}, index{7}, index{16}, index{37}, index{128}}) {
+        for (index const count : {index{1}, index{2}, width / 2, width / 2 + 1, width, 3 * width + 1}) {
+            CAPTURE(dim, count);
+            forms<Arch> const f(dim, 3);
+            samples::rows<T> const x(count, dim, 7, 3, 1);
+            std::vector<float> scratch(static_cast<std::size_t>(simd::quadratic_scratch<Arch>(dim)), not_a_number);
+            index const stride = count + 2;
+            std::vector<float> out(static_cast<std::size_t>(3 * stride), 77.0F), expected(out);
+            simd::quadratic_forms<Arch>(0, count, x.view(), dim, 3, f.packed, out.data(), stride, scratch);
+            for (std::size_t k = 0; k < 3; ++k)
+                simd::scalar::quadratic_form(count, x.view(), dim, f.matrices[k].data(), f.linear[k].data(),
+                                             expected.data() + static_cast<index>(k) * stride);
+            bool close = true;
+            for (std::size_t i = 0; i < out.size(); ++i)
+                close = close && std::abs(out[i] - expected[i]) <= 2e-6F * static_cast<float>(dim * dim);
+            CHECK(close);
+
+            // Of any rows the same bits, whatever stands beside them.
+            if (count < 2) continue;
+            std::vector<float> part(static_cast<std::size_t>(3 * stride), 77.0F);
+            simd::quadratic_forms<Arch>(1, count, x.view(), dim, 3, f.packed, part.data(), stride, scratch);
+            for (index k = 0; k < 3; ++k)
+                CHECK(std::memcmp(part.data() + k * stride, out.data() + k * stride + 1,
+                                  sizeof(float) * static_cast<std::size_t>(count - 1)) == 0);
+        }
+    }
+}
+
+TEMPLATE_TEST_CASE("a quadratic form by hand", "[simd][quadratic]", samples::best, samples::base) {
+    std::vector<float> m = {2, 3, 3, 5}, memory(static_cast<std::size_t>(simd::form_size<TestType>(2)) + 16);
+    std::vector<float> const b = {7, 11}, x = {1, 2};
+    float* const form = simd::align(memory);
+    simd::pack_form<TestType>(m.data(), b.data(), 2, form);
+    std::vector<float> scratch(static_cast<std::size_t>(simd::quadratic_scratch<TestType>(2)));
+    float out = 0;
+    simd::quadratic_forms<TestType>(
+        0, 1, [&](index) { return x.data(); }, 2, 1, form, &out, 1, scratch);
+    CHECK(out == 2 + 2 * 2 * 3 + 4 * 5 + 7 + 22);
+}
+
+}  // namespace terse::test
