@@ -38,6 +38,28 @@ struct tensor {
     [[nodiscard]] heads_view<T> by_head() const { return head_major(values.data(), heads, tokens, dim); }
 };
 
+/// Heads that hold different numbers of slots, each with the same room: what a ragged view of packed rows refers to.
+class uneven {
+  public:
+    uneven(index room, std::vector<index> const& lengths) : offsets_{0}, lengths_(lengths.begin(), lengths.end()) {
+        for (std::size_t h = 0; h < lengths.size(); ++h) offsets_.push_back(offsets_.back() + static_cast<token>(room));
+    }
+
+    /// [heads, room, dim], of which there may be fewer heads than lengths.
+    template <class T>
+    [[nodiscard]] ragged_view<T> of(T const* rows, index heads, index dim) const {
+        auto const count = static_cast<std::size_t>(heads);
+        return ragged(rows, std::span{offsets_}.first(count + 1), std::span{lengths_}.first(count), dim);
+    }
+    template <class T>
+    [[nodiscard]] ragged_view<T> of(tensor<T> const& x) const {
+        return of(x.values.data(), x.heads, x.dim);
+    }
+
+  private:
+    std::vector<token> offsets_, lengths_;
+};
+
 /// Uniform on [low, high), the same on every platform.
 [[nodiscard]] inline std::vector<float> uniform(index count, unsigned seed, float low = -1, float high = 1) {
     std::mt19937 generator{seed};

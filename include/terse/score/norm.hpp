@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <cmath>
-#include <span>
 
 #include <terse/core/layer.hpp>
 #include <terse/core/view.hpp>
 #include <terse/score/scores.hpp>
+#include <terse/score/slots.hpp>
 #include <terse/simd/dot.hpp>
+#include <terse/simd/rows.hpp>
 
 namespace terse::score {
 
@@ -22,8 +22,9 @@ struct norm {
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<scores> operator()(layer<T, Cache> const& l, arena& memory,
                                             Run const& run = {}) const noexcept {
-        auto const row = [&](index h, index t) noexcept { return l.keys.row(h, t); };
-        return of_rows(l.kv_heads(), l.tokens(), l.keys.dim, row, memory, run);
+        return of_rows(
+            l.kv_heads(), l.tokens(), l.keys.dim, [&](index h) noexcept { return l.length(h); },
+            [&](index h, index t) noexcept { return l.keys.row(h, t); }, memory, run);
     }
 
     /// @param x     [tokens, dim]
@@ -32,23 +33,23 @@ struct norm {
     [[nodiscard]] result<scores> operator()(tokens_span<T> const& x, arena& memory,
                                             Run const& run = {}) const noexcept {
         return of_rows(
-            1, x.tokens, x.dim, [&](index, index t) noexcept { return x.row(t); }, memory, run);
+            1, x.tokens, x.dim, [&](index) noexcept { return x.tokens; },
+            [&](index, index t) noexcept { return x.row(t); }, memory, run);
     }
 
   private:
-    template <class Row, executor Run>
-    [[nodiscard]] result<scores> of_rows(index heads, index tokens, index dim, Row row, arena& memory,
+    template <class Length, class Row, executor Run>
+    [[nodiscard]] result<scores> of_rows(index heads, index tokens, index dim, Length length, Row row, arena& memory,
                                          Run const& run) const noexcept {
         auto const values = memory.take<float>(heads * tokens);
         if (!taken(values)) return errc::out_of_memory;
-        share_out(run, heads * tokens, dim, [&](index begin, index end, index) noexcept {
-            while (begin < end) {
-                index const h = begin / tokens, first = h * tokens, last = std::min(end, first + tokens);
-                for (; begin < last; ++begin) {
-                    float const length = std::sqrt(simd::squared_norm(row(h, begin - first), dim));
-                    values[static_cast<std::size_t>(begin)] = longest ? length : -length;
-                }
-            }
+        for_slots(heads, tokens, dim, length, values, run, [&](index h, index begin, index end, float* out) noexcept {
+            for_rows(
+                begin, end, dim, [&](index t) noexcept { return row(h, t); },
+                [&](index, auto x) noexcept {
+                    float const length_of_row = std::sqrt(simd::squared_norm(x, dim));
+                    *out++ = longest ? length_of_row : -length_of_row;
+                });
         });
         return scores{values, heads, tokens, tokens};
     }

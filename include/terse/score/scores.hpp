@@ -36,6 +36,18 @@ template <class Input>
     }
 }
 
+/// The kv heads of a scorer's input; 1 where there is but one row of scores.
+template <class Input>
+[[nodiscard]] constexpr index heads_of(Input const& input) noexcept {
+    if constexpr (requires { input.kv_heads(); }) {
+        return input.kv_heads();
+    } else if constexpr (requires { input.heads; }) {
+        return input.heads;
+    } else {
+        return 1;
+    }
+}
+
 /// A scorer: settings in an aggregate and a pure call from one input (a layer, tokens, ...) to scores.
 template <class S, class Input>
 concept scorer = requires(S const& score, Input const& input, arena& memory, serial const& run) {

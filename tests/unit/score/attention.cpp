@@ -10,12 +10,25 @@ namespace {
 using matrix = std::vector<std::vector<double>>;
 
 /// What score::attention computes, from whole matrices in double precision.
-template <class T>
-matrix reference(score::attention const& s, layer<T> const& l) {
-    auto const a = attention_matrix(l);
-    auto const n = static_cast<std::size_t>(l.tokens()), have = static_cast<std::size_t>(l.window());
-    auto const voters = s.queries == 0 ? have : std::min(static_cast<std::size_t>(s.queries), n);
-    std::size_t const scored = s.past_only ? n - voters : n;
+template <class T, class Cache>
+matrix reference(score::attention const& s, layer<T, Cache> const& l) {
+    auto a = logit_matrix(l);
+    index const n = l.tokens(), have = l.window(), group = l.group();
+    index const voters = s.queries == 0 ? have : l.query_positions.empty() ? std::min(s.queries, n) : s.queries;
+    // Slots before query i's own.
+    auto const before = [&](index kv, index i) {
+        index count = 0;
+        for (index j = 0; j < l.length(kv) && sees(l, kv, i, j); ++j) {
+            index const slot =
+                (l.positions.data == nullptr) ? j : index{l.positions_of(kv)[static_cast<std::size_t>(j)]};
+            bool const own = l.query_positions.empty() ? j == l.length(kv) - have + i
+                                                       : slot == l.query_positions[static_cast<std::size_t>(i)];
+            count += own ? 0 : 1;
+        }
+        return count;
+    };
+    bool const only_past = s.past_only || s.past_softmax;
+    auto const scored = [&](index kv) { return only_past ? before(kv, have - voters) : l.length(kv); };
     auto const pool = [&](std::vector<double> const& row) {
         auto const reach = static_cast<index>(s.kernel / 2), size = static_cast<index>(row.size());
         std::vector<double> out;
@@ -31,32 +44,52 @@ matrix reference(score::attention const& s, layer<T> const& l) {
         }
         return out;
     };
-    matrix heads;
-    for (auto const& head : a) {
-        std::vector<double> row(scored, 0.0);
-        for (std::size_t i = have - voters; i < have; ++i)
-            for (std::size_t j = 0; j < scored; ++j) row[j] += head[i][j];
-        for (std::size_t j = 0; j < scored; ++j) {
-            if (s.per_visible)
-                row[j] /= static_cast<double>(std::min(voters, n - j));
-            else if (s.mean_queries)
-                row[j] /= static_cast<double>(voters);
+    auto const votes = [&](index h) {
+        return s.heads.empty() || std::find(s.heads.begin(), s.heads.end(), h) != s.heads.end();
+    };
+    for (index h = 0; h < l.heads(); ++h) {
+        auto& head = a[static_cast<std::size_t>(h)];
+        for (index other = h + 1; s.highest_logits && votes(h) && other / group == h / group; ++other)
+            for (std::size_t i = 0; i < head.size() && votes(other); ++i)
+                for (std::size_t j = 0; j < head[i].size(); ++j)
+                    head[i][j] = std::max(head[i][j], a[static_cast<std::size_t>(other)][i][j]);
+        for (auto& row : head) {
+            if (s.past_softmax) row.resize(static_cast<std::size_t>(scored(h / group)));
+            row = softmax(row);
         }
-        heads.push_back(s.pool_first ? pool(row) : row);
     }
-    auto const rows = s.across_heads ? std::size_t{1} : static_cast<std::size_t>(l.kv_heads());
-    std::size_t const group = heads.size() / rows;
-    matrix out;
-    for (std::size_t r = 0; r < rows; ++r) {
-        std::vector<double> row = heads[r * group];
-        for (std::size_t g = 1; g < group; ++g)
-            for (std::size_t j = 0; j < scored; ++j) {
-                double const x = heads[r * group + g][j];
-                row[j] = s.group == score::reduction::max ? std::max(row[j], x) : row[j] + x;
+    matrix out(s.across_heads ? 1 : static_cast<std::size_t>(l.kv_heads()));
+    std::vector<double> merged(out.size());
+    std::size_t widest = 0;
+    for (index h = 0; h < l.heads(); ++h) {
+        index const kv = h / group;
+        auto const r = s.across_heads ? std::size_t{0} : static_cast<std::size_t>(kv);
+        if (!votes(h) || (s.highest_logits && merged[r] > 0)) continue;  // the first has the highest of all
+        std::vector<double> row;
+        for (index j = 0; j < scored(kv); ++j) {
+            double sum = 0, seeing = 0;
+            for (index i = have - voters; i < have; ++i) {
+                sum += a[static_cast<std::size_t>(h)][static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] *
+                       (s.times_visible ? static_cast<double>(before(kv, i)) : 1);
+                seeing += sees(l, kv, i, j) ? 1 : 0;
             }
+            row.push_back(s.per_visible    ? sum / std::max(seeing, 1.0)
+                          : s.mean_queries ? sum / static_cast<double>(voters)
+                                           : sum);
+        }
+        if (s.pool_first) row = pool(row);
+        widest = std::max(widest, row.size());
+        auto& to = out[r];
+        for (std::size_t j = 0; j < row.size() && merged[r] > 0; ++j)
+            row[j] = s.group == score::reduction::max ? std::max(to[j], row[j]) : to[j] + row[j];
+        to = row;
+        merged[r] += 1;
+    }
+    for (std::size_t r = 0; r < out.size(); ++r) {
         if (s.group == score::reduction::mean)
-            for (double& x : row) x /= static_cast<double>(group);
-        out.push_back(s.pool_first ? row : pool(row));
+            for (double& x : out[r]) x /= merged[r];
+        if (!s.pool_first) out[r] = pool(out[r]);
+        out[r].resize(only_past ? widest : static_cast<std::size_t>(n), NAN);
     }
     return out;
 }
@@ -68,8 +101,11 @@ void require_close(scores const& got, matrix const& want, double tolerance) {
         for (index t = 0; t < got.tokens; ++t) {
             CAPTURE(r, t);
             double const x = want[static_cast<std::size_t>(r)][static_cast<std::size_t>(t)];
-            REQUIRE(static_cast<double>(got.row(r)[static_cast<std::size_t>(t)]) ==
-                    Approx(x).epsilon(tolerance).margin(tolerance * 1e-2));
+            double const y = static_cast<double>(got.row(r)[static_cast<std::size_t>(t)]);
+            if (std::isnan(x))
+                REQUIRE(std::isnan(y));
+            else
+                REQUIRE(y == Approx(x).epsilon(tolerance).margin(tolerance * 1e-2));
         }
 }
 
@@ -81,6 +117,16 @@ std::vector<score::attention> const settings = {
     {.past_only = true, .group = score::reduction::max, .pool = score::pooling::average, .kernel = 3},
     {.group = score::reduction::max, .pool = score::pooling::max, .kernel = 3, .pool_first = true},
     {.per_visible = true, .group = score::reduction::sum},
+    {.past_only = true, .mean_queries = true, .times_visible = true},
+    {.queries = 3, .per_visible = true, .times_visible = true, .across_heads = true},
+    {.past_softmax = true, .times_visible = true, .group = score::reduction::max},
+    {.queries = 4,
+     .past_softmax = true,
+     .mean_queries = true,
+     .highest_logits = true,
+     .pool = score::pooling::max,
+     .kernel = 7},
+    {.highest_logits = true},
 };
 }  // namespace
 
@@ -94,7 +140,10 @@ TEMPLATE_TEST_CASE("attention scores agree with the whole matrix in double preci
                                            {4, 1, 19, 33, 19},
                                            {8, 2, 65, 20, 16},
                                            {2, 1, 300, 64, 40},
-                                           {6, 2, 129, 8, 129}}));
+                                           {6, 2, 129, 8, 129},
+                                           {4, 4, 250, 16, 250},
+                                           {8, 2, 511, 24, 1},
+                                           {4, 1, 1000, 40, 33}}));
     CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window);
     random_layer<TestType> const memory_of_layer{s.heads, s.kv_heads, s.tokens, s.dim, s.window, 7};
     layer<TestType> l = memory_of_layer.view();
@@ -117,7 +166,10 @@ TEST_CASE("attention that the engine hands in scores as what is recomputed", "[s
                              .attention = head_major<float const>(flat.data(), 4, 9, 40)};
     for (score::attention const& scorer : settings) {
         arena memory;
-        require_close(scorer(given, memory).value(), reference(scorer, r.view()), 1e-5);
+        if (scorer.highest_logits)
+            CHECK(scorer(given, memory).error() == errc::bad_shape);
+        else
+            require_close(scorer(given, memory).value(), reference(scorer, r.view()), 1e-5);
     }
 }
 
@@ -140,6 +192,124 @@ TEST_CASE("attention scores do not depend on the cache's layout or the workers",
     CHECK(list(scorer(paged, memory).value().values) == expected);
 }
 
+TEMPLATE_TEST_CASE("queries stand where their positions say, and heads hold what their lengths say",
+                   "[score][attention]", float, half, bfloat16) {
+    index const heads = 6, kv_heads = 3, tokens = 70, dim = 20, window = 21;
+    random_layer<TestType> r{heads, kv_heads, tokens, dim, window, 17};
+    std::vector<index> const lengths{41, 70, 12};
+    for (index kv = 0; kv < kv_heads; ++kv)  // nothing is read past a head's slots
+        for (index t = lengths[static_cast<std::size_t>(kv)]; t < tokens; ++t)
+            std::fill_n(r.keys.row(t, kv), dim, static_cast<TestType>(not_a_number));
+    uneven const held{tokens, lengths}, all{tokens, {70, 70, 70}};
+    auto l = r.view(held);
+
+    // Slots of two positions and more, an own list for each head; queries at slots, between them, before the first.
+    std::vector<token> positions, probes;
+    for (index kv = 0; kv < kv_heads; ++kv)
+        for (index t = 0; t < tokens; ++t) positions.push_back(static_cast<token>(5 + (2 + kv) * t + t % 2));
+    for (index i = 0; i < window; ++i) probes.push_back(static_cast<token>(3 + 9 * i + i % 3));
+
+    int const given = GENERATE(0, 1, 2, 3, 4);
+    CAPTURE(given);
+    if (given >= 1) l.query_positions = probes;
+    if (given == 2) l.positions = view<token const>(positions.data(), 1, tokens);
+    if (given >= 3) l.positions = view<token const>(positions.data(), kv_heads, tokens);
+    if (given == 4) {
+        l.keys = all.of(r.keys);
+        std::fill(r.keys.values.begin(), r.keys.values.end(), static_cast<TestType>(0.5F));
+    }
+    for (score::attention const& scorer : settings) {
+        if (scorer.across_heads && given < 4) continue;
+        arena memory;
+        require_close(scorer(l, memory).value(), reference(scorer, l), 2e-5);
+    }
+}
+
+TEMPLATE_TEST_CASE("the engine's log of a query's sum spares the search for it", "[score][attention]", float, half,
+                   bfloat16) {
+    random_layer<TestType> const r{6, 2, 83, 24, 40, 29};
+    layer<TestType> l = r.view();
+    l.soft_cap = 4;
+    std::vector<float> logs;
+    for (auto const& head : logit_matrix(l))
+        for (auto const& row : head) logs.push_back(static_cast<float>(log_sum_exp(row)));
+    auto const without = l;
+    l.log_sum_exp = view(logs.data(), 6, 40);
+    std::vector<score::attention> all = settings;
+    all.push_back({.queries = 1, .past_only = true});
+    for (score::attention const& scorer : all) {
+        arena memory;
+        require_close(scorer(l, memory).value(), reference(scorer, without), 4e-5);
+    }
+    for (float& x : logs) x += 1;  // it is the engine's that counts: all is exp(1) too small
+    arena memory;
+    auto const less = list(score::attention{}(l, memory).value().values);
+    auto const full = list(score::attention{}(without, memory).value().values);
+    for (std::size_t j = 0; j < less.size(); ++j) CHECK(less[j] * 2.7182818F == Approx(full[j]).epsilon(1e-4));
+    auto const softmax_of_past = [&](layer<TestType> const& from) {
+        return list(score::attention{.queries = 7, .past_softmax = true}(from, memory).value().values);
+    };
+    CHECK(softmax_of_past(l) == softmax_of_past(without));
+}
+
+TEST_CASE("only the heads named vote", "[score][attention]") {
+    random_layer<> const r{8, 2, 33, 12, 9, 23};
+    arena memory;
+    std::vector<std::vector<index>> const some = {{0, 1, 2, 3, 4, 5, 6, 7}, {3, 4}, {0, 2, 3, 7}, {1, 2, 5, 6, 7}};
+    for (auto const& heads : some) {
+        for (score::attention scorer : settings) {
+            scorer.heads = heads;
+            CAPTURE(scorer.highest_logits, heads.size());
+            require_close(scorer(r.view(), memory).value(), reference(scorer, r.view()), 2e-5);
+        }
+    }
+    std::vector<index> const first{0, 1};  // none of the second kv head's
+    score::attention const shared{.heads = first, .across_heads = true, .group = score::reduction::max};
+    require_close(shared(r.view(), memory).value(), reference(shared, r.view()), 2e-5);
+    auto const error = [&](std::vector<index> const& heads) {
+        return score::attention{.heads = heads}(r.view(), memory).error();
+    };
+    CHECK(error(first) == errc::bad_setting);
+    CHECK(error({7}) == errc::bad_setting);
+    CHECK(error({0, 4, 4}) == errc::bad_setting);
+    CHECK(error({5, 1}) == errc::bad_setting);
+    CHECK(error({-1, 4}) == errc::bad_setting);
+    CHECK(error({0, 8}) == errc::bad_setting);
+}
+
+TEST_CASE("attention with lengths and positions by hand", "[score][attention]") {
+    // Zero queries see every slot alike. Head 0 holds four slots, head 1 two.
+    std::vector<float> const zeros(8, 0.0F);
+    uneven const held{4, {4, 2}};
+    layer<float, ragged_view<float>> l{.keys = held.of(zeros.data(), 2, 1),
+                                       .queries = head_major(zeros.data(), 2, 2, 1)};
+    arena memory;
+    auto const row = [&](score::attention const& s, index h) {
+        auto const all = s(l, memory).value();
+        std::vector<float> values;
+        for (float const x : all.row(h)) values.push_back(simd::is_nan(x) ? -1 : x);
+        return values;
+    };
+    using list = std::vector<float>;
+    CHECK(row({}, 0) == list{1 / 3.0F + 0.25F, 1 / 3.0F + 0.25F, 1 / 3.0F + 0.25F, 0.25F});
+    CHECK(row({}, 1) == list{1.5F, 0.5F, -1, -1});
+    CHECK(row({.past_only = true}, 0) == list{1 / 3.0F + 0.25F, 1 / 3.0F + 0.25F});
+    CHECK(row({.past_only = true}, 1) == list{-1, -1});
+    CHECK(row({.times_visible = true}, 1) == list{0.5F, 0.5F, -1, -1});
+    CHECK(row({.per_visible = true}, 1) == list{0.75F, 0.5F, -1, -1});
+
+    // Slots at 2, 5, 6 and 9; a query at 6, one between 9 and infinity. Before the first one: two slots.
+    std::vector<token> const positions{2, 5, 6, 9}, probes{6, 20};
+    l.positions = view<token const>(positions.data(), 1, 4);
+    l.query_positions = probes;
+    CHECK(row({}, 0) == list{1 / 3.0F + 0.25F, 1 / 3.0F + 0.25F, 1 / 3.0F + 0.25F, 0.25F});
+    CHECK(row({}, 1) == list{1, 1, -1, -1});
+    CHECK(row({.past_only = true}, 0).size() == 2);
+    CHECK(row({.times_visible = true}, 0) == list{2 / 3.0F + 1, 2 / 3.0F + 1, 2 / 3.0F + 1, 1});
+    CHECK(row({.times_visible = true}, 1) == list{2, 2, -1, -1});
+    CHECK(score::attention{.across_heads = true}(l, memory).error() == errc::bad_shape);
+}
+
 TEST_CASE("attention says what does not fit", "[score][attention]") {
     random_layer<> const r{4, 2, 20, 8, 5, 1};
     arena memory;
@@ -148,6 +318,7 @@ TEST_CASE("attention says what does not fit", "[score][attention]") {
     CHECK(error({.queries = -1}, r.view()) == errc::bad_setting);
     CHECK(error({.kernel = 4}, r.view()) == errc::bad_setting);
     CHECK(error({.kernel = 0}, r.view()) == errc::bad_setting);
+    CHECK(error({.highest_logits = true, .across_heads = true}, r.view()) == errc::bad_setting);
     CHECK(error({.queries = 6}, r.view()) == errc::bad_shape);
 
     layer<float> l = r.view();

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <span>
+
+#include <terse/core/parallel.hpp>
+#include <terse/core/types.hpp>
+#include <terse/simd/quantised_row.hpp>
+#include <terse/simd/rows.hpp>
+
+namespace terse::score {
+
+/// Fills [heads, tokens] from fill(h, begin, end, out), which writes the scores of slots [begin, end) of head h to
+/// out[0], out[1], ...; heads are cut anywhere. Slots from length(h) on have no score: NaN, which ranks last.
+/// @param cost  of a slot, as of `share_out`
+template <class Length, class Fill, executor Run>
+void for_slots(index heads, index tokens, index cost, Length length, std::span<float> values, Run const& run,
+               Fill fill) noexcept {
+    share_out(run, heads * tokens, cost, [&](index begin, index end, index) noexcept {
+        while (begin < end) {
+            index const h = begin / tokens, first = begin - h * tokens, last = std::min(end - h * tokens, tokens);
+            index const held = std::clamp<index>(length(h), first, last);
+            float* const out = values.data() + begin;
+            if (first < held) fill(h, first, held, out);
+            std::fill(out + (held - first), out + (last - first), std::numeric_limits<float>::quiet_NaN());
+            begin += last - first;
+        }
+    });
+}
+
+/// Calls use(t, row(t)) for slots [begin, end). Rows are asked for ahead: where little is done with a row, the processor
+/// alone keeps too few of them under way.
+template <class Row, class Use>
+void for_rows(index begin, index end, index dim, Row row, Use use) noexcept {
+    for (index t = begin; t < end; ++t) {
+        if (t + simd::rows_ahead < end) simd::prefetch_row(row(t + simd::rows_ahead), dim);
+        use(t, row(t));
+    }
+}
+
+/// Slots that go together in a sum over a head: however the work is cut, a block is added up in one go and the blocks in
+/// their order, so that the sum does not depend on the cut.
+inline constexpr index block_slots = 1024;
+
+[[nodiscard]] constexpr index slot_blocks(index tokens) noexcept { return (tokens + block_slots - 1) / block_slots; }
+
+/// Calls sum(job, h, begin, end) for every block of every head, job = h * slot_blocks(tokens) + block; blocks that lie
+/// beyond a head's length are empty.
+template <class Length, class Sum, executor Run>
+void for_blocks(index heads, index tokens, index cost, Length length, Run const& run, Sum sum) noexcept {
+    index const blocks = slot_blocks(tokens);
+    share_out(run, heads * blocks, block_slots * cost, [&](index begin, index end, index) noexcept {
+        for (index job = begin; job < end; ++job) {
+            index const h = job / blocks, held = length(h), first = std::min(job % blocks * block_slots, held);
+            sum(job, h, first, std::min(first + block_slots, held));
+        }
+    });
+}
+
+}  // namespace terse::score

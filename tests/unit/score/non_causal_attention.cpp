@@ -1,0 +1,195 @@
+#include <cmath>
+
+#include <terse/score/non_causal_attention.hpp>
+#include <terse/score/weighted_sum.hpp>
+
+#include "attention_reference.hpp"
+
+namespace terse::test {
+namespace {
+using matrix = std::vector<std::vector<double>>;
+
+/// (x - mean) / deviation over all of them.
+void standardise(matrix& all) {
+    double sum = 0, squares = 0, count = 0;
+    for (auto const& row : all)
+        for (double const x : row) sum += x, ++count;
+    for (auto const& row : all)
+        for (double const x : row) squares += (x - sum / count) * (x - sum / count);
+    double const deviation = std::max(count > 1 ? std::sqrt(squares / (count - 1)) : 0, 1e-6);
+    for (auto& row : all)
+        for (double& x : row) x = (x - sum / count) / deviation;
+}
+
+/// What the slots [s.sinks, tokens - s.recent) score, from whole padded chunks in double precision.
+template <class T>
+matrix reference(score::non_causal_attention const& s, layer<T> const& l) {
+    index const first = s.sinks, n = l.tokens() - s.recent - first, c = s.chunk, group = l.group();
+    matrix all;
+    for (index kv = 0; kv < l.kv_heads(); ++kv) {
+        std::vector<double> row(static_cast<std::size_t>(n), 0.0);
+        for (index at = 0; at < n; at += c) {
+            for (index h = kv * group; h < (kv + 1) * group; ++h) {
+                for (index i = 0; i < c; ++i) {
+                    std::vector<double> e;
+                    double highest = -INFINITY, total = 0;
+                    for (index j = 0; j < c; ++j) {
+                        double x = 0;
+                        for (index d = 0; at + i < n && at + j < n && d < l.keys.dim; ++d)
+                            x += static_cast<double>(static_cast<float>(l.queries.row(h, first + at + i)[d])) *
+                                 static_cast<double>(static_cast<float>(l.keys.row(kv, first + at + j)[d]));
+                        e.push_back(x * static_cast<double>(s.scale));
+                        highest = std::max(highest, e.back());
+                    }
+                    for (double& x : e) total += x = std::exp(x - highest);
+                    for (index j = 0; j < std::min(c, n - at); ++j)
+                        row[static_cast<std::size_t>(at + j)] +=
+                            e[static_cast<std::size_t>(j)] / total / static_cast<double>(group);
+                }
+            }
+        }
+        for (index t = 0; t < n; ++t) {
+            double squares = 0;
+            for (index d = 0; d < l.values.dim; ++d)
+                squares += std::pow(static_cast<double>(static_cast<float>(l.values.row(kv, first + t)[d])), 2);
+            row[static_cast<std::size_t>(t)] *= std::sqrt(squares);
+        }
+        auto& pooled = all.emplace_back();
+        for (index t = 0; t < n; ++t) {
+            double sum = 0;
+            for (index k = std::max<index>(t - 1, 0); k <= std::min(t + 1, n - 1); ++k)
+                sum += row[static_cast<std::size_t>(k)];
+            pooled.push_back(sum / 3);
+        }
+    }
+    standardise(all);
+    return all;
+}
+
+template <class T>
+layer<T> all_of(random_layer<T> const& r) {
+    return {.keys = r.keys.by_head(), .values = r.values.by_head(), .queries = r.queries.by_head()};
+}
+}  // namespace
+
+TEMPLATE_TEST_CASE("attention without a mask agrees with whole chunks in double precision", "[score][non_causal]",
+                   float, half, bfloat16) {
+    struct shape {
+        index heads, kv_heads, tokens, dim, chunk, sinks, recent;
+    };
+    auto const s = GENERATE(values<shape>({{1, 1, 1, 1, 1, 0, 0},
+                                           {1, 1, 1, 3, 8, 0, 0},
+                                           {4, 4, 7, 16, 5, 0, 0},
+                                           {4, 1, 40, 33, 16, 3, 2},
+                                           {8, 2, 65, 20, 64, 0, 1},
+                                           {2, 2, 64, 8, 1, 0, 0},
+                                           {4, 1, 200, 12, 70, 8, 4},
+                                           {6, 2, 30, 9, 256, 2, 0}}));
+    CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.chunk, s.sinks, s.recent);
+    random_layer<TestType> const r{s.heads, s.kv_heads, s.tokens, s.dim, s.tokens, 5};
+    score::non_causal_attention const scorer{.chunk = s.chunk, .sinks = s.sinks, .recent = s.recent};
+    arena memory;
+    auto const l = all_of(r);
+    auto const got = scorer(l, memory).value();
+    auto const want = reference(scorer, l);
+    REQUIRE(got.tokens == s.tokens);
+    for (index h = 0; h < s.kv_heads; ++h) {
+        auto const row = got.row(h);
+        for (index t = 0; t < s.tokens; ++t) {
+            CAPTURE(h, t);
+            float const x = row[static_cast<std::size_t>(t)];
+            if (t < s.sinks || t >= s.tokens - s.recent)
+                CHECK(x == infinity);
+            else
+                CHECK(x == Approx(want[static_cast<std::size_t>(h)][static_cast<std::size_t>(t - s.sinks)])
+                               .epsilon(1e-4)
+                               .margin(2e-4));
+        }
+    }
+    for (index const workers : worker_counts)
+        CHECK(list(scorer(l, memory, threads{workers}).value().values) == list(got.values));
+}
+
+TEST_CASE("attention without a mask by hand", "[score][non_causal]") {
+    // Keys and queries of ln 3 and 0 in two chunks of two; the second chunk is half padding.
+    float const x = std::sqrt(std::log(3.0F));
+    std::vector<float> const q = {x, 0, x}, values = {3, 6, 12};
+    layer<float> const l{.keys = head_major(q.data(), 1, 3, 1),
+                         .values = head_major(values.data(), 1, 3, 1),
+                         .queries = head_major(q.data(), 1, 3, 1)};
+    arena memory;
+    auto const got = score::non_causal_attention{.chunk = 2}(l, memory).value();
+    // Received: 3/4 + 1/2, 1/4 + 1/2, and 3/4 + 1/2 of the padding's query; times the values, and averaged.
+    double const a = 3.75, b = 4.5, c = 15;
+    matrix want = {{(a + b) / 3, (a + b + c) / 3, (b + c) / 3}};
+    standardise(want);
+    for (std::size_t t = 0; t < 3; ++t) CHECK(got.row(0)[t] == Approx(want[0][t]).epsilon(1e-5));
+}
+
+TEST_CASE("attention without a mask takes odd input", "[score][non_causal]") {
+    random_layer<> r{4, 2, 24, 8, 24, 6};
+    arena memory;
+    std::fill_n(r.keys.row(5), 8, not_a_number);
+    std::fill_n(r.values.row(9), 8, not_a_number);
+    auto const got = score::non_causal_attention{.chunk = 8}(all_of(r), memory).value();
+    for (index t = 0; t < 24; ++t) {  // the neighbours of a value that is none have no score either
+        bool const none = t >= 8 && t <= 10;
+        CHECK(std::isnan(got.row(0)[static_cast<std::size_t>(t)]) == none);
+        CHECK(std::isfinite(got.row(1)[static_cast<std::size_t>(t)]));
+    }
+    random_layer<> const nothing{4, 2, 0, 8, 0, 6};
+    CHECK(score::non_causal_attention{}(all_of(nothing), memory).value().tokens == 0);
+    auto const protected_all = score::non_causal_attention{.sinks = 20, .recent = 20}(all_of(r), memory).value();
+    for (float const x : protected_all.values) CHECK(x == infinity);
+}
+
+TEST_CASE("attention without a mask says what does not fit", "[score][non_causal]") {
+    random_layer<> const r{4, 2, 20, 8, 20, 1};
+    arena memory;
+    auto const error = [&](score::non_causal_attention const& s, layer<float> const& l) {
+        return s(l, memory).error();
+    };
+    CHECK(error({.chunk = 0}, all_of(r)) == errc::bad_setting);
+    CHECK(error({.chunk = -1}, all_of(r)) == errc::bad_setting);
+    CHECK(error({.sinks = -1}, all_of(r)) == errc::bad_setting);
+    CHECK(error({.recent = -1}, all_of(r)) == errc::bad_setting);
+    CHECK(error({.scale = not_a_number}, all_of(r)) == errc::bad_setting);
+    CHECK(error({}, {}) == errc::bad_shape);
+    auto const without = [&](auto change) {
+        layer<float> l = all_of(r);
+        change(l);
+        return error({.chunk = 8}, l);
+    };
+    CHECK(without([](layer<float>& l) { l.queries.tokens = 19; }) == errc::bad_shape);
+    CHECK(without([](layer<float>& l) { l.queries.heads = 3; }) == errc::bad_shape);
+    CHECK(without([](layer<float>& l) { l.queries.dim = 7; }) == errc::bad_shape);
+    CHECK(without([](layer<float>& l) { l.queries = {}; }) == errc::bad_shape);
+    CHECK(without([](layer<float>& l) { l.values = {}; }) == errc::bad_shape);
+    CHECK(without([](layer<float>& l) { l.values.tokens = 19; }) == errc::bad_shape);
+    CHECK(memory.used() == 0);
+    require_exact_peak([&](arena& a) { return score::non_causal_attention{.chunk = 8}(all_of(r), a); });
+}
+
+TEST_CASE("a weighted sum of scorers", "[score][weighted_sum]") {
+    std::vector<float> const a = {1, 2, infinity}, b = {10, not_a_number, infinity}, c = {1, 2};
+    struct fixed {
+        std::span<float const> row;
+        result<scores> operator()(int, arena&, serial const&) const noexcept {
+            return scores{row, 1, std::ssize(row), std::ssize(row)};
+        }
+    };
+    arena memory;
+    auto const sum = [&](std::span<float const> x, std::span<float const> y, float weight) {
+        return score::weighted_sum<fixed, fixed>{{x}, {y}, weight}(0, memory);
+    };
+    auto const got = list(sum(a, b, 0.5F).value().values);
+    CHECK(got[0] == 10.5F);
+    CHECK(std::isnan(got[1]));
+    CHECK(got[2] == infinity);
+    CHECK(list(sum(a, a, 0).value().values) == a);  // not 0 * infinity
+    CHECK(sum(a, b, -1).error() == errc::bad_setting);
+    CHECK(sum(a, b, not_a_number).error() == errc::bad_setting);
+    CHECK(sum(a, c, 1).error() == errc::bad_shape);
+}
+
+}  // namespace terse::test

@@ -1,0 +1,116 @@
+#include <cmath>
+
+#include <terse/score/output_norm.hpp>
+
+#include "attention_reference.hpp"
+
+namespace terse::test {
+namespace {
+
+/// The plain way, in double precision.
+template <class T>
+std::vector<float> reference(random_layer<T> const& r, tensor<float> const& weight) {
+    index const dim = r.values.dim, group = weight.dim / (dim * r.values.heads);
+    std::vector<float> norms;
+    for (index kv = 0; kv < r.values.heads; ++kv)
+        for (index t = 0; t < r.values.tokens; ++t) {
+            double sum = 0;
+            for (index h = kv * group; h < (kv + 1) * group; ++h)
+                for (index m = 0; m < weight.tokens; ++m) {
+                    double x = 0;
+                    for (index c = 0; c < dim; ++c)
+                        x += static_cast<double>(weight.row(m)[h * dim + c]) *
+                             static_cast<double>(static_cast<float>(r.values.row(t, kv)[c]));
+                    sum += std::abs(x);
+                }
+            norms.push_back(static_cast<float>(sum / static_cast<double>(group)));
+        }
+    return norms;
+}
+
+}  // namespace
+
+TEST_CASE("a value's norm behind the output projection, by hand", "[score][output-norm]") {
+    // Two query heads share values of two channels; a hidden state of three.
+    std::vector<float> const values = {1, 2, 0, 0, -1, 0};
+    std::vector<float> const weight = {1, 0,  0,  1,  //
+                                       1, -1, 2,  0,  //
+                                       0, 3,  -1, -1};
+    layer<float> const l{.keys = head_major<float const>(nullptr, 1, 3, 2),
+                         .values = head_major(values.data(), 1, 3, 2)};
+    arena memory;
+    auto const s = score::output_norm<>{view(weight.data(), 3, 4)}(l, memory).value();
+    // Slot 0: |1| + |-1| + |6| and |2| + |2| + |-3|. Slot 2: 1 + 1 + 0 and 0 + 2 + 1.
+    CHECK(list(s.values) == std::vector<float>{7.5F, 0, 2.5F});
+}
+
+TEMPLATE_TEST_CASE("norms behind the output projection agree with double precision", "[score][output-norm]", float,
+                   half, bfloat16) {
+    struct shape {
+        index heads, kv_heads, tokens, dim, hidden;
+    };
+    for (auto const [heads, kv_heads, tokens, dim, hidden] : std::vector<shape>{
+             {1, 1, 1, 1, 1}, {4, 4, 33, 8, 16}, {8, 2, 65, 13, 70}, {4, 1, 401, 20, 9}, {6, 2, 1000, 5, 31}}) {
+        CAPTURE(heads, kv_heads, tokens, dim, hidden);
+        random_layer<TestType> const r{heads, kv_heads, tokens, dim, 1, 4};
+        auto const weight = random_tokens(hidden, heads * dim, 9);
+        auto const want = reference(r, weight);
+        score::output_norm<> const scorer{weight.view()};
+        arena memory;
+        auto const got = scorer(r.view(), memory).value();
+        REQUIRE(got.values.size() == want.size());
+        for (std::size_t i = 0; i < want.size(); ++i) REQUIRE(got.values[i] == Approx(want[i]).epsilon(2e-5));
+        for (index const workers : worker_counts)
+            CHECK(list(scorer(r.view(), memory, threads{workers}).value().values) == list(got.values));
+        auto const stored = cast<TestType>(weight);
+        auto const rounded = reference(r, cast<float>(stored));
+        auto const from_stored = score::output_norm<TestType>{stored.view()}(r.view(), memory).value();
+        for (std::size_t i = 0; i < want.size(); ++i)
+            REQUIRE(from_stored.values[i] == Approx(rounded[i]).epsilon(2e-5));
+    }
+}
+
+TEST_CASE("norms behind the output projection: shorter heads, NaN, nothing, and what does not fit",
+          "[score][output-norm]") {
+    random_layer<> r{4, 2, 9, 6, 1, 4};
+    auto const weight = random_tokens(5, 24, 9);
+    score::output_norm<> const scorer{weight.view()};
+    arena memory;
+    auto const whole = list(scorer(r.view(), memory).value().values);
+    uneven const held{9, {9, 4}};
+    auto const cache = held.of(r.values);
+    layer<float, ragged_view<float>> const short_head{.keys = cache, .values = cache};
+    auto const some = scorer(short_head, memory).value();
+    for (std::size_t t = 0; t < 9; ++t) {
+        CHECK(some.row(0)[t] == whole[t]);
+        if (t < 4)
+            CHECK(some.row(1)[t] == whole[9 + t]);
+        else
+            CHECK(simd::is_nan(some.row(1)[t]));
+    }
+    r.values.row(3)[2] = not_a_number;
+    auto const poisoned = scorer(r.view(), memory).value();
+    CHECK(simd::is_nan(poisoned.values[3]));
+    CHECK(poisoned.values[4] == whole[4]);
+
+    random_layer<> const nothing{4, 2, 0, 6, 1, 4};
+    CHECK(scorer(nothing.view(), memory).value().tokens == 0);
+
+    memory.rewind();
+    auto const error = [&](tokens_view<float> projection, layer<float> const& l) {
+        return score::output_norm<>{projection}(l, memory).error();
+    };
+    auto wrong = weight.view();
+    wrong.dim = 18;  // one head and a half a kv head
+    CHECK(error(wrong, r.view()) == errc::bad_shape);
+    wrong.dim = 6;
+    CHECK(error(wrong, r.view()) == errc::bad_shape);
+    CHECK(error({}, r.view()) == errc::bad_shape);
+    CHECK(error(weight.view(), {}) == errc::bad_shape);
+    auto l = r.view();
+    l.values.tokens = 8;
+    CHECK(error(weight.view(), l) == errc::bad_shape);
+    CHECK(memory.used() == 0);
+    require_exact_peak([&](arena& a) { return scorer(r.view(), a); });
+}
+}  // namespace terse::test

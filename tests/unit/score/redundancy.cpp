@@ -1,0 +1,159 @@
+#include <cmath>
+
+#include <terse/score/redundancy.hpp>
+#include <terse/score/weighted_sum.hpp>
+
+#include "support.hpp"
+
+namespace terse::test {
+namespace {
+
+/// The redundancy of a head's slots from the whole matrix of cosines, in double precision.
+template <class T>
+std::vector<double> reference(score::redundancy const& s, heads_view<T> keys, index h, index n) {
+    auto const at = [](index i) { return static_cast<std::size_t>(i); };
+    std::vector<std::vector<double>> cosine(at(n), std::vector<double>(at(n), 0.0));
+    auto const dot = [&](index i, index j) {
+        double sum = 0;
+        for (index c = 0; c < keys.dim; ++c)
+            sum += static_cast<double>(static_cast<float>(keys.row(h, i)[c])) *
+                   static_cast<double>(static_cast<float>(keys.row(h, j)[c]));
+        return sum;
+    };
+    for (index i = 0; i < n; ++i) {
+        index last = s.forgive_first ? 0 : -1;
+        for (index j = 0; j < n; ++j) {
+            double const norms = std::sqrt(dot(i, i) * dot(j, j));
+            cosine[at(i)][at(j)] = i == j || norms == 0 ? 0 : dot(i, j) / norms;
+            if (i != j && cosine[at(i)][at(j)] > static_cast<double>(s.threshold)) last = j;
+        }
+        if (last >= 0) cosine[at(i)][at(last)] = 0;
+    }
+    std::vector<double> mean(at(n), 0.0);
+    double total = 0;
+    for (index j = 0; j < n; ++j) {
+        for (index i = 0; i < n; ++i) mean[at(j)] += cosine[at(i)][at(j)] / static_cast<double>(n);
+        total += std::exp(mean[at(j)]);
+    }
+    for (double& x : mean) x = -std::exp(x) / total;
+    return mean;
+}
+
+layer<float> one_head(std::vector<float> const& keys, index dim) {
+    return {.keys = head_major(keys.data(), 1, std::ssize(keys) / dim, dim)};
+}
+}  // namespace
+
+TEST_CASE("redundancy by hand", "[score][redundancy]") {
+    // Slots 0 and 2 are alike, 1 and 3 apart from all. Columns, of -0, 1, 0, 1 / 4 less what is left out:
+    std::vector<float> const keys = {1, 0, 0, 2, 3, 0, 0, 0};
+    arena memory;
+    auto const of = [&](score::redundancy const& s) { return list(s(one_head(keys, 2), memory).value().values); };
+    // Each of the two leaves the other out: all columns are 0.
+    for (float const x : of({})) CHECK(x == Approx(-0.25));
+    // Nothing is alike: columns 0 and 2 have one cosine of 1 each.
+    double const e = std::exp(0.25), total = 2 * e + 2;
+    auto const apart = of({.threshold = 1.5F});
+    CHECK(static_cast<double>(apart[0]) == Approx(-e / total));
+    CHECK(static_cast<double>(apart[1]) == Approx(-1 / total));
+    CHECK(static_cast<double>(apart[2]) == Approx(-e / total));
+    CHECK(static_cast<double>(apart[3]) == Approx(-1 / total));
+    // As published, then all leave out column 0, where slot 2 had its cosine.
+    auto const published = of({.threshold = 1.5F, .forgive_first = true});
+    CHECK(static_cast<double>(published[0]) == Approx(-1 / (e + 3)));
+    CHECK(static_cast<double>(published[2]) == Approx(-e / (e + 3)));
+
+    // Three alike: slots 0 and 1 leave out 2, slot 2 leaves out 1.
+    std::vector<float> const three = {1, 2, 3};
+    auto const found = list(score::redundancy{}(one_head(three, 1), memory).value().values);
+    std::vector<double> const sums = {std::exp(2 / 3.0), std::exp(1 / 3.0), 1};
+    for (std::size_t j = 0; j < 3; ++j)
+        CHECK(static_cast<double>(found[j]) == Approx(-sums[j] / (sums[0] + sums[1] + sums[2])));
+}
+
+TEMPLATE_TEST_CASE("redundancy agrees with the whole matrix of cosines", "[score][redundancy]", float, half, bfloat16) {
+    for (index const n : {1, 2, 7, 24, 65, 193, 500, 1000}) {
+        for (index const dim : {5, 32}) {
+            // Clusters, so that some keys are alike.
+            auto const keys = cast<TestType>(tensor<float>{clustered_tokens(2 * n, dim, 9, 3, 0.4F).values, 2, n, dim});
+            for (score::redundancy const s : {score::redundancy{}, score::redundancy{0.9F, true}}) {
+                if (n > 200 && (dim == 5) != s.forgive_first) continue;
+                CAPTURE(n, dim, s.forgive_first);
+                arena memory;
+                layer<TestType> const l{.keys = keys.by_head()};
+                auto const got = s(l, memory).value();
+                bool close = true;
+                for (index h = 0; h < 2; ++h) {
+                    auto const want = reference(s, keys.by_head(), h, n);
+                    for (std::size_t t = 0; t < want.size(); ++t)
+                        close = close && static_cast<double>(got.row(h)[t]) == Approx(want[t]).epsilon(2e-5);
+                }
+                CHECK(close);
+                for (index const workers : worker_counts)
+                    CHECK(list(s(l, memory, threads{workers}).value().values) == list(got.values));
+            }
+        }
+    }
+}
+
+TEST_CASE("redundancy of what is not finite, of zero rows and of ragged heads", "[score][redundancy]") {
+    auto x = random_heads(2, 40, 12, 4);
+    auto const clean = x;
+    arena memory;
+    x.row(7)[3] = not_a_number;
+    x.row(9)[0] = infinity;
+    auto const poisoned = score::redundancy{}(layer<float>{.keys = x.by_head()}, memory).value();
+    double total = 0;
+    for (std::size_t t = 0; t < 40; ++t) {
+        CHECK(simd::is_nan(poisoned.row(0)[t]) == (t == 7 || t == 9));
+        if (t != 7 && t != 9) total += static_cast<double>(poisoned.row(0)[t]);
+    }
+    CHECK(total == Approx(-1));
+
+    std::vector<float> const zeros(6);
+    CHECK(list(score::redundancy{}(one_head(zeros, 3), memory).value().values) == std::vector<float>{-0.5F, -0.5F});
+    CHECK(score::redundancy{}(layer<float>{.keys = {zeros.data(), 1, 0, 3, 0, 3}}, memory).value().tokens == 0);
+
+    uneven const held{40, {40, 13}};
+    layer<float, ragged_view<float>> const l{.keys = held.of(clean)};
+    auto const shorter = score::redundancy{}(l, memory).value();
+    auto const want = reference(score::redundancy{}, clean.by_head(), 1, 13);
+    for (std::size_t t = 0; t < 40; ++t) {
+        CHECK(simd::is_nan(shorter.row(1)[t]) == (t >= 13));
+        if (t < 13) CHECK(static_cast<double>(shorter.row(1)[t]) == Approx(want[t]).epsilon(1e-5));
+    }
+}
+
+TEST_CASE("redundancy says what does not fit", "[score][redundancy]") {
+    auto const x = random_heads(2, 30, 8, 4);
+    arena memory;
+    CHECK(score::redundancy{.threshold = not_a_number}(layer<float>{.keys = x.by_head()}, memory).error() ==
+          errc::bad_setting);
+    CHECK(score::redundancy{}(layer<float>{}, memory).error() == errc::bad_shape);
+    CHECK(score::redundancy{}(layer<float>{.keys = {.heads = 1, .tokens = 3, .dim = 2}}, memory).error() ==
+          errc::bad_shape);
+    CHECK(memory.used() == 0);
+    require_exact_peak([&](arena& a) { return score::redundancy{}(layer<float>{.keys = x.by_head()}, a); });
+}
+
+TEST_CASE("a weighted sum has the slots that both score", "[score][weighted_sum]") {
+    std::vector<float> const x = {1, 2, 3, 4, 5, 6}, y = {10, 20, 30, 40};
+    auto const of = [](std::vector<float> const& values) {
+        return [&values](int, arena&, serial const&) noexcept -> result<scores> {
+            index const tokens = std::ssize(values) / 2;
+            return scores{values, 2, tokens, tokens};
+        };
+    };
+    using sum = score::weighted_sum<decltype(of(x)), decltype(of(y))>;
+    arena memory;
+    auto const s = sum{of(x), of(y), 2, 0.5F}(0, memory).value();
+    CHECK(s.tokens == 2);
+    CHECK(list(s.row(0)) == std::vector<float>{7, 14});
+    CHECK(list(s.row(1)) == std::vector<float>{23, 30});
+    CHECK(list(sum{of(y), of(x), 2, 1}(0, memory).value().row(1)) == std::vector<float>{64, 85});
+    CHECK(sum{of(x), of(y), -1, 1}(0, memory).error() == errc::bad_setting);
+    CHECK(sum{of(x), of(y), 1, -1}(0, memory).error() == errc::bad_setting);
+    CHECK(sum{of(x), of(y), 1, not_a_number}(0, memory).error() == errc::bad_setting);
+}
+
+}  // namespace terse::test
