@@ -68,6 +68,11 @@ struct quota {
     }
 };
 
+/// What a row keeps that reads by position alone: errc::bad_budget for a negative count, or where both are zero.
+[[nodiscard]] constexpr errc check_ends(index leading, index trailing) noexcept {
+    return leading >= 0 && trailing >= 0 && (leading > 0 || trailing > 0) ? errc::ok : errc::bad_budget;
+}
+
 /// The protected tokens of a row alone, ascending.
 ///
 /// @param kept  [q.fixed(tokens)]
@@ -160,7 +165,7 @@ template <class Input>
     auto const ranges = memory.take<range>(rows * std::ssize(q.guarded));
     if (!taken(all, ranges)) return errc::out_of_memory;
     for (index h = 0; h < rows; ++h) {
-        row& own = *std::construct_at(&all[static_cast<std::size_t>(h)], row_tokens(input, rows, h, tokens), q);
+        row& own = *std::construct_at(&all[static_cast<std::size_t>(h)], row{row_tokens(input, rows, h, tokens), q});
         own.q.keep = std::min(q.keep, own.tokens);
         if constexpr (requires { input.positions_of(h); }) {
             auto const positions = input.positions_of(h);
@@ -230,28 +235,26 @@ errc highest_of_rows(scores const& s, index tokens, std::span<row const> rows, s
     return errc::ok;
 }
 
-/// Scores an input and keeps the highest: what every scoring policy does. One plan a row of scores. What the input
-/// guards is kept, and heads may have different lengths, where the input says so (`layer`).
+/// Scores an input and lets `choice` make plans of the scores: the frame of `highest`, for other ways to choose.
 ///
 /// @param score    called as score(input, memory, run), only if something must go
 /// @param rows     the most rows that `score` returns
 /// @param tokens   how many tokens the input has, in its longest head
-/// @return         selections, positions ascending; one shared plan that keeps all where q.keep >= tokens and heads
-///                 are equally long; errc::bad_budget by `quota::check` or when more is protected than kept;
-///                 errc::bad_shape, also where one row of scores stands for heads of different lengths; the scorer's
-///                 errors; errc::out_of_memory
-template <class Score, class Input, executor Run = serial>
-[[nodiscard]] result<plans> highest(Score const& score, Input const& input, index rows, index tokens, quota q,
-                                    arena& memory, Run const& run = {}) noexcept {
+/// @param room     the most tokens that all plans keep together
+/// @param choice   called as choice(scores, quotas, items, kept, scratch): of each row its tokens and quota, [rows], to
+///                 change as it likes; room for the plans, [rows], and for what they keep, [room]; an arena that is
+///                 given back. Returns how many plans it made, as result<index>
+/// @return         the plans; one shared plan that keeps all where q.keep >= tokens and heads are equally long;
+///                 errc::bad_budget by `quota::check`; errc::bad_shape, also where one row of scores stands for heads of
+///                 different lengths; the scorer's and the choice's errors; errc::out_of_memory
+template <class Score, class Input, class Choice, executor Run = serial>
+[[nodiscard]] result<plans> choose_by_score(Score const& score, Input const& input, index rows, index tokens, quota q,
+                                            index room, Choice const& choice, arena& memory,
+                                            Run const& run = {}) noexcept {
     if (errc const error = q.check(); error != errc::ok) return error;
     if (tokens < 0 || tokens > max_tokens || rows < 1) return errc::bad_shape;
-    index total = 0;
     bool even = true;
-    for (index h = 0; h < rows; ++h) {
-        index const own = row_tokens(input, rows, h, tokens);
-        total += std::min(q.keep, own);
-        even = even && own == tokens;
-    }
+    for (index h = 0; h < rows; ++h) even = even && row_tokens(input, rows, h, tokens) == tokens;
 
     rollback undo{memory};
     auto const items = memory.take<plan>(rows);
@@ -264,7 +267,7 @@ template <class Score, class Input, executor Run = serial>
         return plans{items.first(1)};
     }
 
-    auto const kept = memory.take<token>(total);
+    auto const kept = memory.take<token>(room);
     if (!taken(kept)) return errc::out_of_memory;
     auto const top = memory.here();
     auto const quotas = rows_of(input, rows, tokens, q, memory);
@@ -272,11 +275,31 @@ template <class Score, class Input, executor Run = serial>
     result<scores> const s = score(input, memory, run);
     if (!s) return s.error();
     if (s->heads < 1 || s->heads > rows || s->tokens > tokens || (s->heads < rows && !even)) return errc::bad_shape;
-    if (errc const error = highest_of_rows(*s, tokens, *quotas, items, kept, memory, run); error != errc::ok)
-        return error;
+    result<index> const made = choice(*s, *quotas, items, kept, memory);
+    if (!made) return made.error();
     memory.rewind(top);
     undo.keep();
-    return plans{items.first(static_cast<std::size_t>(s->heads))};
+    return plans{items.first(static_cast<std::size_t>(*made))};
+}
+
+/// Scores an input and keeps the highest: what every scoring policy does. One plan a row of scores. What the input
+/// guards is kept, and heads may have different lengths, where the input says so (`layer`).
+///
+/// @return  selections, positions ascending, by `choose_by_score`; errc::bad_budget also when more is protected than
+///          kept
+template <class Score, class Input, executor Run = serial>
+[[nodiscard]] result<plans> highest(Score const& score, Input const& input, index rows, index tokens, quota q,
+                                    arena& memory, Run const& run = {}) noexcept {
+    index room = 0;
+    for (index h = 0; h < rows; ++h)
+        room += std::clamp<index>(row_tokens(input, rows, h, tokens), 0, std::max<index>(q.keep, 0));
+    auto const choice = [&](scores const& s, std::span<row const> quotas, std::span<plan> items, std::span<token> kept,
+                            arena& scratch) noexcept -> result<index> {
+        errc const error = highest_of_rows(s, tokens, quotas, items, kept, scratch, run);
+        if (error != errc::ok) return error;
+        return s.heads;
+    };
+    return choose_by_score(score, input, rows, tokens, q, room, choice, memory, run);
 }
 
 }  // namespace terse::select

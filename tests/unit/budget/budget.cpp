@@ -42,6 +42,13 @@ TEST_CASE("a share of the tokens, rounded as published codes do", "[budget]") {
     CHECK(ratio{r.keep, rounding::ceil}.count(r.tokens).value() == r.ceil);
 }
 
+TEST_CASE("truncation takes no account of what a product falls short by", "[budget]") {
+    CHECK(ratio{1 - 0.9}.count(100).value() == 10);
+    CHECK(ratio{1 - 0.9, rounding::truncate}.count(100).value() == 9);
+    CHECK(ratio{1 - 0.9, rounding::truncate}.count(10).value() == 1);
+    CHECK(ratio{0.55, rounding::truncate}.count(9).value() == 4);
+}
+
 TEST_CASE("a share that is none", "[budget]") {
     for (double keep : {0.0, -0.5, 1.0001, static_cast<double>(terse::test::not_a_number),
                         static_cast<double>(terse::test::infinity)}) {
