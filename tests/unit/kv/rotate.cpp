@@ -124,6 +124,36 @@ TEMPLATE_TEST_CASE("rotation gives the keys of the other positions", "[kv][rotat
     }
 }
 
+TEST_CASE("one axis of several turns", "[kv][rotate]") {
+    auto const layout = GENERATE(rope_layout::half_split, rope_layout::interleaved);
+    auto const w = frequencies(90);
+    std::vector<token> const from{0, 7, 3}, to{5, 6, 400};
+    for (terse::range const axis : {terse::range{0, 22}, {22, 43}, {43, 90}, {5, 89}, {89, 90}}) {
+        CAPTURE(axis.begin, axis.end);
+        std::vector<float> keys(2 * 3 * 181);
+        std::mt19937 random(3);
+        std::normal_distribution<float> normal;
+        for (float& x : keys) x = normal(random);
+        auto const before = keys;
+        auto whole = keys;
+        auto const rows = terse::head_major(keys.data(), 2, 3, 181);
+        REQUIRE(kv::rotate(rows, from, to, {w, layout, axis}) == errc::ok);
+        REQUIRE(kv::rotate(terse::head_major(whole.data(), 2, 3, 181), from, to, {w, layout}) == errc::ok);
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+            auto const channel = static_cast<terse::index>(i % 181);
+            auto const pair = layout == rope_layout::half_split ? channel % 90 : channel / 2;
+            bool const turns = channel < 180 && axis.begin <= pair && pair < axis.end;
+            REQUIRE(keys[i] == Approx(turns ? whole[i] : before[i]).margin(1e-6));
+            if (!turns) REQUIRE(keys[i] == before[i]);
+        }
+    }
+    std::vector<float> keys(3 * 180, 1);
+    auto const rows = terse::head_major(keys.data(), 1, 3, 180);
+    for (terse::range const axis : {terse::range{0, 91}, {-1, 5}, {7, 3}})
+        CHECK(kv::rotate(rows, from, to, {w, layout, axis}) == errc::bad_shape);
+    CHECK(keys == std::vector<float>(3 * 180, 1));
+}
+
 TEST_CASE("a compacted cache is renumbered from 0", "[kv][rotate]") {
     constexpr terse::index heads = 2, tokens = 40, dim = 24;
     auto const w = frequencies(10);
@@ -141,7 +171,7 @@ TEST_CASE("a compacted cache is renumbered from 0", "[kv][rotate]") {
         REQUIRE(kv::compact(keys, p) == errc::ok);
         auto const compacted = memory;
         auto paged_memory = memory, each_memory = memory;
-        std::span<token const> const old = stored ? std::span<token const>{positions} : std::span<token const>{};
+        auto const old = stored ? terse::view(positions.data(), 1, tokens) : terse::tokens_span<token>{};
         CHECK(kv::renumber(keys, p, old, r) == errc::ok);
 
         for (terse::index h = 0; h < heads; ++h) {
@@ -167,10 +197,25 @@ TEST_CASE("a compacted cache is renumbered from 0", "[kv][rotate]") {
         CHECK(kv::renumber(paged, p, old, r) == errc::ok);
         CHECK(paged_memory == memory);
 
-        std::vector<token> twice(positions);
-        twice.insert(twice.end(), positions.begin(), positions.end());
-        CHECK(kv::renumber(terse::head_major(each_memory.data(), heads, tokens, dim), p, twice, r) == errc::ok);
+        // A row for each head, in room for more; and where the heads' rows differ.
+        std::vector<token> twice(2 * (tokens + 3));
+        for (terse::index h = 0; h < heads; ++h)
+            std::copy(positions.begin(), positions.end(), twice.begin() + h * (tokens + 3));
+        auto const both = terse::view(twice.data(), heads, tokens, tokens + 3);
+        auto apart_memory = each_memory;
+        auto const each = terse::head_major(each_memory.data(), heads, tokens, dim);
+        CHECK(kv::renumber(each, p, both, r) == errc::ok);
         CHECK(each_memory == memory);
+        for (terse::index t = 0; t < tokens; ++t) both.row(1)[t] += 5;
+        auto const apart = terse::head_major(apart_memory.data(), heads, tokens, dim);
+        CHECK(kv::renumber(apart, p, both, r) == errc::ok);
+        CHECK(std::equal(each.row(0, 0), each.row(1, 0), apart.row(0, 0)));
+        std::vector<token> const zero(tokens), five(tokens, 5);
+        terse::heads_span<float> second{apart.row(1, 0), 1, p[1].kept(), dim, 0, dim};
+        auto const count = static_cast<std::size_t>(second.tokens);
+        CHECK(kv::rotate(second, std::span{zero}.first(count), std::span{five}.first(count), r) == errc::ok);
+        for (terse::index i = 0; i < second.tokens * dim; ++i)
+            CHECK(second.data[i] == Approx(each.row(1, 0)[i]).margin(1e-4));
     }
 }
 
@@ -178,7 +223,7 @@ TEST_CASE("a rotation that does not fit changes nothing", "[kv][rotate]") {
     std::vector<float> memory(2 * 3 * 4, 1);
     auto const keys = terse::head_major(memory.data(), 2, 3, 4);
     std::vector<float> const w{1, 0.5F}, wide{1, 1, 1}, endless{1, std::numeric_limits<float>::infinity()};
-    std::vector<token> const from{0, 1, 2}, to{5, 6, 7}, picked{0, 2}, offsets{0, 2};
+    std::vector<token> const from{0, 1, 2}, to{5, 6, 7}, picked{0, 2}, offsets{0, 2}, wider(9);
     plan const selection = terse::select_rows(picked, 3);
     plan const pooled{.tokens = 3, .sources = picked, .offsets = offsets};
     plans const p{{&selection, 1}};
@@ -188,7 +233,8 @@ TEST_CASE("a rotation that does not fit changes nothing", "[kv][rotate]") {
     CHECK(kv::rotate(keys, std::span{from}.first(2), std::span{to}.first(2), {w}) == errc::bad_shape);
     CHECK(kv::renumber(keys, p, {}, {wide}) == errc::bad_shape);
     CHECK(kv::renumber(keys, p, {}, {endless}) == errc::bad_setting);
-    CHECK(kv::renumber(keys, p, std::span{to}.first(2), {w}) == errc::bad_shape);
+    CHECK(kv::renumber(keys, p, terse::view(to.data(), 1, 2), {w}) == errc::bad_shape);
+    CHECK(kv::renumber(keys, p, terse::view(wider.data(), 3, 3), {w}) == errc::bad_shape);
     CHECK(kv::renumber(keys, plans{}, {}, {w}) == errc::bad_shape);
     CHECK(kv::renumber(terse::head_major(memory.data(), 2, 2, 4), p, {}, {w}) == errc::bad_shape);
     CHECK(kv::renumber(keys, plans{{&pooled, 1}}, {}, {w}) == errc::bad_plan);
