@@ -6,6 +6,7 @@
 
 #include <terse/core/layer.hpp>
 #include <terse/core/plan.hpp>
+#include <terse/kv/compact.hpp>
 #include <terse/score/attention.hpp>
 #include <terse/simd/accumulate.hpp>
 
@@ -94,17 +95,10 @@ struct column_sums {
     /// @return  errc::bad_plan unless every head has a selection in ascending order and all keep the same count;
     ///          errc::bad_shape when a plan is for another number of slots
     errc compact(plans const& kept) noexcept {
-        if (!kept.shared() && std::ssize(kept.items) != heads) return errc::bad_shape;
-        for (plan const& p : kept.items) {
-            if (p.tokens != used) return errc::bad_shape;
-            if (!p.is_selection() || !p.keeps_order() || p.kept() != kept.items[0].kept()) return errc::bad_plan;
-        }
-        for (index h = 0; h < heads; ++h) {
-            auto const sums = row(h);
-            std::size_t to = 0;
-            for (token const from : kept[h].sources) sums[to++] = sums[static_cast<std::size_t>(from)];
-        }
-        used = kept[0].kept();
+        if (errc const error = check_even_compaction(kept, heads, used); error != errc::ok) return error;
+        errc const error = kv::compact(heads_span<float>{values.data(), heads, used, 1, capacity, 1}, kept);
+        if (error == errc::ok) used = kept[0].kept();
+        return error;
         return errc::ok;
     }
 };

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include <terse/core/layer.hpp>
+#include <terse/core/parallel.hpp>
 #include <terse/core/plan.hpp>
 #include <terse/core/view.hpp>
 

@@ -1,0 +1,143 @@
+#include <cmath>
+
+#include <terse/kv/query_moments.hpp>
+
+#include "support.hpp"
+
+namespace terse::test {
+namespace {
+/// Moments with their memory.
+struct state {
+    std::vector<float> mean, covariance;
+    kv::query_moments moments;
+
+    state(index heads, index dim, bool squares = true)
+        : mean(static_cast<std::size_t>(heads * dim), not_a_number),
+          covariance(static_cast<std::size_t>(squares ? heads * dim * dim : 0), not_a_number),
+          moments{.mean = mean, .covariance = covariance, .heads = heads, .dim = dim} {}
+    state(state const&) = delete;
+};
+
+template <class T>
+heads_view<T> rows(tensor<T> const& x, index first, index last) {
+    auto v = x.by_head();
+    v.data = v.row(0, first), v.tokens = last - first;
+    return v;
+}
+
+template <class T>
+void check(kv::query_moments const& m, tensor<T> const& x, double tolerance) {
+    auto const n = static_cast<double>(x.tokens);
+    REQUIRE(m.count == x.tokens);
+    for (index h = 0; h < x.heads; ++h) {
+        auto const value = [&](index t, index c) { return static_cast<double>(static_cast<float>(x.row(t, h)[c])); };
+        std::vector<double> mean(static_cast<std::size_t>(x.dim));
+        for (index c = 0; c < x.dim; ++c) {
+            for (index t = 0; t < x.tokens; ++t) mean[static_cast<std::size_t>(c)] += value(t, c) / n;
+            CHECK(m.means().row(h)[c] ==
+                  Approx(mean[static_cast<std::size_t>(c)]).epsilon(tolerance).margin(tolerance));
+        }
+        for (index a = 0; a < x.dim && !m.covariance.empty(); ++a)
+            for (index b = 0; b < x.dim; ++b) {
+                double sum = 0;
+                for (index t = 0; t < x.tokens; ++t)
+                    sum += (value(t, a) - mean[static_cast<std::size_t>(a)]) *
+                           (value(t, b) - mean[static_cast<std::size_t>(b)]);
+                CHECK(m.covariances().row(h, a)[b] == Approx(sum / n).epsilon(tolerance).margin(tolerance));
+            }
+    }
+}
+}  // namespace
+
+TEMPLATE_TEST_CASE("moments agree with double precision, however queries come", "[kv][query_moments]", float, half,
+                   bfloat16) {
+    auto const x = cast<TestType>(random_heads(3, 600, 11, 4));
+    arena memory;
+    for (index const cut : {index{0}, index{1}, index{255}, index{256}, index{599}, index{600}}) {
+        CAPTURE(cut);
+        state s(3, 11), means(3, 11, false);
+        for (auto* const m : {&s.moments, &means.moments}) {
+            REQUIRE(m->add(rows(x, 0, cut), memory) == errc::ok);
+            REQUIRE(m->add(rows(x, cut, 600), memory, threads{2}) == errc::ok);
+            CHECK(memory.used() == 0);
+        }
+        check(s.moments, x, 2e-6);
+        check(means.moments, x, 2e-6);
+        CHECK(means.moments.covariances().data == nullptr);
+    }
+    state one(3, 11), many(3, 11);
+    REQUIRE(one.moments.add(x.by_head(), memory) == errc::ok);
+    REQUIRE(many.moments.add(x.by_head(), memory, threads{7}) == errc::ok);
+    CHECK(one.covariance == many.covariance);
+    CHECK(one.mean == many.mean);
+}
+
+TEST_CASE("moments by hand, token by token", "[kv][query_moments]") {
+    std::vector<float> const q = {1, 0, 3, 4};
+    state s(1, 2);
+    arena memory;
+    REQUIRE(s.moments.add(head_major(q.data(), 1, 1, 2), memory) == errc::ok);
+    CHECK(s.mean == std::vector<float>{1, 0});
+    CHECK(s.covariance == std::vector<float>{0, 0, 0, 0});
+    REQUIRE(s.moments.add(head_major(q.data() + 2, 1, 1, 2), memory) == errc::ok);
+    CHECK(s.mean == std::vector<float>{2, 2});
+    CHECK(s.covariance == std::vector<float>{1, 2, 2, 4});
+}
+
+TEST_CASE("moments do not cancel around a great mean", "[kv][query_moments]") {
+    auto x = random_heads(1, 2000, 4, 4);
+    for (float& v : x.values) v += 1000;
+    state s(1, 4);
+    arena memory;
+    for (index t = 0; t < 2000; t += 10) REQUIRE(s.moments.add(rows(x, t, t + 10), memory) == errc::ok);
+    check(s.moments, x, 1e-4);
+}
+
+TEST_CASE("moments merge, and an empty one becomes the other", "[kv][query_moments]") {
+    auto const x = random_heads(2, 90, 5, 4);
+    arena memory;
+    state a(2, 5), b(2, 5), copy(2, 5), none(2, 5);
+    REQUIRE(a.moments.add(rows(x, 0, 20), memory) == errc::ok);
+    REQUIRE(b.moments.add(rows(x, 20, 90), memory) == errc::ok);
+    REQUIRE(copy.moments.merge(a.moments) == errc::ok);
+    CHECK(copy.mean == a.mean);
+    CHECK(copy.covariance == a.covariance);
+    CHECK(copy.moments.count == 20);
+    REQUIRE(a.moments.merge(none.moments) == errc::ok);
+    CHECK(copy.covariance == a.covariance);
+    REQUIRE(a.moments.merge(b.moments) == errc::ok);
+    check(a.moments, x, 2e-6);
+
+    state means(2, 5, false), others(2, 5, false);
+    REQUIRE(others.moments.add(rows(x, 0, 20), memory) == errc::ok);
+    REQUIRE(means.moments.merge(others.moments) == errc::ok);
+    CHECK(means.mean == copy.mean);
+}
+
+TEST_CASE("moments say what does not fit", "[kv][query_moments]") {
+    auto const x = random_heads(2, 9, 5, 4);
+    arena memory;
+    state s(2, 5), other(3, 5), wide(2, 6), means(2, 5, false);
+    CHECK(other.moments.add(x.by_head(), memory) == errc::bad_shape);
+    CHECK(wide.moments.add(x.by_head(), memory) == errc::bad_shape);
+    kv::query_moments little = s.moments;
+    little.mean = little.mean.first(9);
+    CHECK(little.add(x.by_head(), memory) == errc::bad_shape);
+    little = s.moments;
+    little.covariance = little.covariance.first(49);
+    CHECK(little.add(x.by_head(), memory) == errc::bad_shape);
+    CHECK(kv::query_moments{}.add(x.by_head(), memory) == errc::bad_shape);
+    CHECK(s.moments.merge(other.moments) == errc::bad_shape);
+    CHECK(s.moments.merge(wide.moments) == errc::bad_shape);
+    CHECK(s.moments.merge(means.moments) == errc::bad_shape);
+    CHECK(s.moments.merge(little) == errc::bad_shape);
+    CHECK(s.moments.merge(s.moments) == errc::aliased);
+    CHECK(s.moments.count == 0);
+
+    std::byte few[64];
+    arena fixed{few};
+    CHECK(s.moments.add(x.by_head(), fixed) == errc::out_of_memory);
+    CHECK(s.moments.count == 0);
+}
+
+}  // namespace terse::test
