@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <span>
 
 #include <terse/core/layer.hpp>
 #include <terse/core/parallel.hpp>
@@ -51,7 +50,8 @@ struct streaming_llm {
 
     template <class Layer>
     [[nodiscard]] result<plans> keep_places(index rows, index tokens, Layer const& l, arena& memory) const noexcept {
-        if (sinks < 0 || recent < 0 || coming < 0 || (sinks == 0 && recent == 0)) return errc::bad_budget;
+        if (coming < 0) return errc::bad_budget;
+        if (errc const error = select::check_ends(sinks, recent); error != errc::ok) return error;
         if (tokens < 0 || tokens > max_tokens) return errc::bad_shape;
         rollback undo{memory};
         auto const items = memory.take<plan>(rows);

@@ -6,29 +6,6 @@
 #include "attention_reference.hpp"
 
 namespace terse::test {
-namespace {
-/// One kv head of `probabilities` [heads, queries, tokens], handed in.
-layer<float> given(std::vector<float> const& probabilities, index heads, index queries, index kv_heads = 1) {
-    index const tokens = std::ssize(probabilities) / heads / queries;
-    return {.keys = {.heads = kv_heads, .tokens = tokens},
-            .attention = head_major(probabilities.data(), heads, queries, tokens)};
-}
-
-/// The positions of the `keep` highest, ascending.
-tokens_list highest(std::vector<double> const& values, std::size_t keep) {
-    tokens_list order(values.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<token>(i);
-    std::stable_sort(order.begin(), order.end(), [&](token a, token b) {
-        return values[static_cast<std::size_t>(a)] > values[static_cast<std::size_t>(b)];
-    });
-    order.resize(keep);
-    std::sort(order.begin(), order.end());
-    return order;
-}
-
-tokens_list kept(result<plans> const& r, index head = 0) { return list(r.value()[head].sources); }
-}  // namespace
-
 TEST_CASE("snapkv keeps what the window attends to, its neighbours, and the window", "[kv][snapkv]") {
     // Two window queries over six tokens; token 1 is looked at.
     std::vector<float> const a = {.1F, .6F, .1F, .1F, .1F, 0, .1F, .5F, .1F, .1F, .1F, .1F};

@@ -1,0 +1,112 @@
+#include <terse/kv/adakv.hpp>
+#include <terse/kv/snapkv.hpp>
+#include <terse/score/norm.hpp>
+
+#include "attention_reference.hpp"
+#include "scored.hpp"
+
+namespace terse::test {
+namespace {
+using policy = kv::adakv<given_scores>;
+}  // namespace
+
+TEST_CASE("adakv keeps the best slots of all heads", "[kv][adakv]") {
+    std::vector<float> const falling = {.5F, .4F, .3F, .2F, .05F, .04F, .03F, .02F};
+    struct row {
+        char const* name;
+        index keep;
+        budget::across_heads share;
+        index sinks, recent;
+        errc error;
+        std::vector<tokens_list> kept;
+    };
+    auto const r = GENERATE(values<row>({
+        {"floor of half", 2, {.floor = .5}, 0, 0, errc::ok, {{0, 1, 2}, {0}}},
+        {"no floor", 2, {.floor = 0, .least = 0}, 0, 0, errc::ok, {{0, 1, 2, 3}, {}}},
+        {"the authors' form loses one",
+         2,
+         {.floor = .2, .form = budget::heads_form::kvcache_factory},
+         0,
+         0,
+         errc::ok,
+         {{0, 1, 2}, {}}},
+        {"what is protected is in no contest", 3, {.floor = 0, .least = 0}, 1, 1, errc::ok, {{0, 1, 2, 3}, {0, 3}}},
+        {"as many as there are", 4, {}, 0, 0, errc::ok, {{0, 1, 2, 3}}},
+        {"none", 0, {}, 0, 0, errc::bad_budget, {}},
+        {"more protected than kept", 2, {}, 2, 1, errc::bad_budget, {}},
+        {"floor above one", 2, {.floor = 2}, 0, 0, errc::bad_budget, {}},
+        {"floor above one, with nothing to do", 9, {.floor = 2}, 0, 0, errc::bad_budget, {}},
+    }));
+    CAPTURE(r.name);
+    arena memory;
+    auto const got = policy{{falling, 2}, r.keep, r.share, r.sinks, r.recent}(bare_layer(2, 4), memory);
+    REQUIRE(got.error() == r.error);
+    if (!got) {
+        CHECK(memory.used() == 0);
+        return;
+    }
+    REQUIRE(got->items.size() == r.kept.size());
+    for (std::size_t h = 0; h < r.kept.size(); ++h) {
+        CHECK(list(got->items[h].sources) == r.kept[h]);
+        CHECK(is_valid(got->items[h]));
+    }
+}
+
+TEST_CASE("adakv keeps what is guarded, and serves heads of different lengths", "[kv][adakv]") {
+    std::vector<float> const values = {9, 8, 7, 6, 1, 2, 3, not_a_number};
+    policy const p{{values, 2}, 3, {.floor = 0, .least = 0}};
+    arena memory;
+    std::vector<range> const guarded = {{1, 3}};
+    auto l = bare_layer(2, 4);
+    l.guarded = guarded;
+    auto const plans = p(l, memory).value();
+    CHECK(list(plans[0].sources) == tokens_list{0, 1, 2, 3});
+    CHECK(list(plans[1].sources) == tokens_list{1, 2});
+
+    uneven const held{4, {4, 3}};
+    auto const cache = held.of<float>(nullptr, 2, 1);
+    layer<float, ragged_view<float>> const shorter{.keys = cache, .values = cache};
+    auto const less = p(shorter, memory).value();
+    CHECK(list(less[0].sources) == tokens_list{0, 1, 2, 3});
+    CHECK(list(less[1].sources) == tokens_list{1, 2});
+    CHECK(less[1].tokens == 3);
+    auto const all = policy{{values, 2}, 5}(shorter, memory).value();
+    CHECK(list(all[0].sources) == tokens_list{0, 1, 2, 3});
+    CHECK(list(all[1].sources) == tokens_list{0, 1, 2});
+}
+
+TEST_CASE("adakv meets its budget with any scorer, on any number of threads", "[kv][adakv]") {
+    for (index const n : {5, 31, 64, 257}) {
+        random_layer<> const r{8, 4, n, 16, std::min<index>(n, 8), static_cast<unsigned>(n)};
+        for (index const keep : {index{4}, n / 2, n - 1}) {
+            CAPTURE(n, keep);
+            if (keep < 4) continue;
+            kv::adakv<score::attention> const by_attention{
+                .score = kv::snapkv{.window = 4}.scorer(), .keep = keep, .recent = 4};
+            kv::adakv<score::norm> const by_norm{.keep = keep, .sinks = 2};
+            auto const check = [&](auto const& adaptive) {
+                arena memory;
+                auto const got = adaptive(r.view(), memory).value();
+                index total = 0;
+                for (plan const& p : got.items) total += p.kept();
+                CHECK(total == adaptive.count(n, 4));
+                for (index const workers : worker_counts) {
+                    auto const again = adaptive(r.view(), memory, threads{workers}).value();
+                    for (index h = 0; h < 4; ++h) require_same_plan(again[h], got[h]);
+                }
+                require_exact_peak([&](arena& a) { return adaptive(r.view(), a); });
+            };
+            check(by_attention);
+            check(by_norm);
+        }
+    }
+}
+
+TEST_CASE("a scorer's one row for all heads is one selection", "[kv][adakv]") {
+    std::vector<float> const row = {1, 4, 2, 3};
+    arena memory;
+    auto const plans = policy{{row, 1}, 2}(bare_layer(3, 4), memory).value();
+    CHECK(plans.shared());
+    CHECK(list(plans[2].sources) == tokens_list{1, 3});
+}
+}  // namespace terse::test

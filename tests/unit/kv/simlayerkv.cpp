@@ -1,0 +1,150 @@
+#include <terse/kv/simlayerkv.hpp>
+
+#include "attention_reference.hpp"
+
+namespace terse::test {
+namespace {
+using policy = kv::simlayerkv;
+using enum kv::simlayerkv::judged_recent;
+
+/// The share by the whole attention matrix.
+double share(policy const& p, std::vector<std::vector<std::vector<double>>> const& a) {
+    double total = 0;
+    for (auto const& head : a)
+        for (std::size_t i = head.size() - static_cast<std::size_t>(p.last); i < head.size(); ++i) {
+            index const n = std::ssize(head[i]), own = n - std::ssize(head) + static_cast<index>(i);
+            for (index j = 0; j < n; ++j) {
+                bool const recent = p.judged == before_queries ? j < n - p.last && j >= n - p.last - p.recent
+                                    : p.judged == newest       ? j >= n - p.recent
+                                                               : j < own && own - j <= p.recent;
+                bool const sink = j < p.sinks && (p.judged != before_queries || j < n - p.last);
+                if (sink || recent) total += head[i][static_cast<std::size_t>(j)];
+            }
+        }
+    return total / static_cast<double>(std::ssize(a) * p.last);
+}
+}  // namespace
+
+TEST_CASE("a layer is lazy by its attention to sinks and recent slots", "[kv][simlayerkv]") {
+    // Two heads, the two last queries, eight slots.
+    std::vector<float> const a = {.25F, .125F, 0,     0, .25F,  .25F,  .125F, 0,     //
+                                  .5F,  0,     .125F, 0, .125F, 0,     0,     .25F,  //
+                                  0,    0,     .5F,   0, .25F,  .25F,  0,     0,     //
+                                  .25F, 0,     .25F,  0, 0,     .125F, .25F,  .125F};
+    arena memory;
+    auto const judged = [&](policy const& p, index queries = 2) {
+        layer<float> l = given(a, 2, 2);
+        if (queries == 1) l.attention = {a.data() + 8, 2, 1, 8, 16, 8};
+        return p.judge(l, memory).value().share;
+    };
+    // Sink 0, recent 4 and 5: .75, .625, .5, .375.
+    CHECK(judged({.last = 2, .recent = 2, .sinks = 1}) == 0.5625F);
+    CHECK(judged({.last = 1, .recent = 2, .sinks = 1}) == (0.5F + 0.625F) / 2);  // 5 and 6
+    CHECK(judged({.last = 1, .recent = 2, .sinks = 0}) == 0.375F / 2);
+    CHECK(judged({.last = 1, .recent = 2, .sinks = 1, .judged = newest}) == 0.6875F);  // 6 and 7
+    CHECK(judged({.last = 1, .recent = 2, .sinks = 1, .judged = newest}, 1) == 0.6875F);
+    // 4 and 5, 5 and 6: .75, .5, .5, .625.
+    CHECK(judged({.last = 2, .recent = 2, .sinks = 1, .judged = before_each}) == 0.59375F);
+    // No slot counts twice.
+    CHECK(judged({.last = 1, .recent = 8, .sinks = 3, .judged = newest}) == 1);
+    CHECK(judged({.last = 1, .recent = 0, .sinks = 9, .judged = newest}) == 1);
+    CHECK(judged({.last = 1, .recent = 9, .sinks = 9}) == 0.8125F);
+    CHECK(judged({.last = 1, .recent = 9, .sinks = 9, .judged = before_each}) == 1);
+
+    CHECK(policy{.threshold = 0.5F, .last = 2, .recent = 2, .sinks = 1}.judge(given(a, 2, 2), memory)->lazy);
+    CHECK_FALSE(policy{.threshold = 0.5625F, .last = 2, .recent = 2, .sinks = 1}.judge(given(a, 2, 2), memory)->lazy);
+}
+
+TEST_CASE("a lazy layer keeps sinks and recent slots, another all", "[kv][simlayerkv]") {
+    std::vector<float> const a = {.5F, 0, .125F, 0, .125F, 0, 0, .25F};
+    arena memory;
+    auto const kept = [&](policy const& p) {
+        auto const plans = p(given(a, 1, 1), memory).value();
+        CHECK(plans.shared());
+        return list(plans[0].sources);
+    };
+    tokens_list const all = {0, 1, 2, 3, 4, 5, 6, 7};
+    CHECK(kept({.threshold = 0.4F, .recent = 3, .sinks = 2}) == tokens_list{0, 1, 6, 7});  // one fewer, as published
+    CHECK(kept({.threshold = 0.4F, .recent = 3, .sinks = 2, .judged = newest}) == tokens_list{0, 1, 5, 6, 7});
+    CHECK(kept({.threshold = 0.4F, .recent = 3, .sinks = 2, .judged = before_each}) == tokens_list{0, 1, 5, 6, 7});
+    CHECK(kept({.threshold = 0.4F, .recent = 1, .sinks = 2}) == tokens_list{0, 1});
+    CHECK(kept({.threshold = 0.9F, .recent = 3, .sinks = 2}) == all);
+    CHECK(kept({.threshold = 1, .recent = 3, .sinks = 2}) == all);
+    CHECK(kept({.threshold = 0.1F, .recent = 6, .sinks = 1}) == all);  // eight slots are not more than 6 + 1 + 1
+    CHECK(kept({.threshold = 0.1F, .recent = 5, .sinks = 1}) == tokens_list{0, 4, 5, 6, 7});
+    CHECK(policy{.threshold = 0.1F, .recent = 5, .sinks = 1}.count(8) == 5);
+    CHECK(policy{.threshold = 0.1F, .recent = 6, .sinks = 1}.count(8) == 8);
+    CHECK(policy{.threshold = 1, .recent = 5, .sinks = 1}.count(8) == 8);
+
+    // What the layer guards stays.
+    std::vector<range> const guarded = {{3, 4}};
+    layer<float> l = given(a, 1, 1);
+    l.guarded = guarded;
+    CHECK(list(policy{.threshold = 0.4F, .recent = 3, .sinks = 2}(l, memory).value()[0].sources) ==
+          tokens_list{0, 1, 3, 6, 7});
+}
+
+TEMPLATE_TEST_CASE("the share agrees with the whole attention matrix", "[kv][simlayerkv]", float, half, bfloat16) {
+    struct shape {
+        index heads, kv_heads, tokens, dim, window;
+    };
+    auto const s = GENERATE(values<shape>({{1, 1, 1, 1, 1},
+                                           {4, 4, 9, 16, 5},
+                                           {4, 1, 19, 33, 19},
+                                           {8, 2, 65, 20, 16},
+                                           {20, 1, 300, 64, 3},
+                                           {6, 2, 1000, 8, 7}}));
+    CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window);
+    random_layer<TestType> const r{s.heads, s.kv_heads, s.tokens, s.dim, s.window, 3};
+    auto const a = attention_matrix(r.view());
+    std::vector<float> flat;
+    for (auto const& head : a)
+        for (auto const& row : head) flat.insert(flat.end(), row.begin(), row.end());
+    layer<TestType> handed{.keys = {.heads = s.kv_heads, .tokens = s.tokens, .dim = s.dim},
+                           .attention = head_major<float const>(flat.data(), s.heads, s.window, s.tokens)};
+    for (auto const judged : {before_queries, newest, before_each})
+        for (index const last : {index{1}, (s.window + 1) / 2, s.window})
+            for (index const sinks : {0, 3})
+                for (index const recent : {last + 1, s.tokens / 3 + last + 1, 2 * s.tokens}) {
+                    policy const p{.last = last, .recent = recent, .sinks = sinks, .judged = judged};
+                    CAPTURE(static_cast<int>(judged), last, sinks, recent);
+                    arena memory;
+                    double const expected = share(p, a);
+                    float const got = p.judge(r.view(), memory).value().share;
+                    REQUIRE(static_cast<double>(got) == Approx(expected).epsilon(2e-5).margin(1e-6));
+                    REQUIRE(static_cast<double>(p.judge(handed, memory).value().share) ==
+                            Approx(expected).epsilon(2e-5).margin(1e-6));
+                    for (index const workers : worker_counts)
+                        REQUIRE(p.judge(r.view(), memory, threads{workers}).value().share == got);
+                    REQUIRE(memory.used() == 0);
+                }
+}
+
+TEST_CASE("simlayerkv says what does not fit", "[kv][simlayerkv]") {
+    random_layer<> const r{4, 2, 40, 8, 3, 1};
+    arena memory;
+    auto const error = [&](policy const& p) {
+        CHECK(p.judge(r.view(), memory).error() == p(r.view(), memory).error());
+        return p(r.view(), memory).error();
+    };
+    CHECK(error({.threshold = not_a_number, .recent = 9}) == errc::bad_setting);
+    CHECK(error({.threshold = infinity, .recent = 9}) == errc::bad_setting);
+    CHECK(error({.last = 0, .recent = 9}) == errc::bad_setting);
+    CHECK(error({.recent = -1, .judged = newest}) == errc::bad_budget);
+    CHECK(error({.recent = 9, .sinks = -1}) == errc::bad_budget);
+    CHECK(error({.last = 2, .recent = 1}) == errc::bad_budget);
+    CHECK(error({.last = 1, .recent = 1, .sinks = 0}) == errc::bad_budget);
+    CHECK(error({.last = 4, .recent = 9}) == errc::bad_shape);
+    layer<float> l = r.view();
+    l.queries = {};
+    CHECK(policy{.recent = 9}(l, memory).error() == errc::bad_shape);
+    CHECK(memory.used() == 0);
+    require_exact_peak([&](arena& m) { return policy{.threshold = 0, .recent = 9}(r.view(), m, threads{3}); });
+}
+
+TEST_CASE("broken attention makes no layer lazy", "[kv][simlayerkv]") {
+    std::vector<float> const a(20, not_a_number);
+    arena memory;
+    CHECK(policy{.threshold = 0, .recent = 5, .sinks = 1}(given(a, 1, 1), memory).value()[0].kept() == 20);
+}
+}  // namespace terse::test
