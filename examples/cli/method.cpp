@@ -11,8 +11,6 @@ namespace {
 
 constexpr std::string_view prefix = "in.";
 
-std::size_t size(index n) { return static_cast<std::size_t>(n); }
-
 std::string full(std::string const& name) { return std::string(prefix) + name; }
 
 std::string mismatch(std::string const& name, shape const& got, shape const& expected) {
@@ -70,6 +68,14 @@ std::vector<index> case_input::integers(std::string const& name, index least) co
     return value.get<std::vector<index>>();
 }
 
+double case_input::number(std::string const& name, double least, double most) const {
+    auto const& value = given(name);
+    if (!value.is_number() || value < least || value > most)
+        throw case_error("parameter '" + name + "' is " + value.dump() + ", not a number from " + json(least).dump() +
+                         " to " + json(most).dump());
+    return value.get<double>();
+}
+
 bool case_input::flag(std::string const& name) const {
     auto const& value = given(name);
     if (!value.is_boolean()) throw case_error("parameter '" + name + "' is " + value.dump() + ", not true or false");
@@ -121,6 +127,15 @@ std::vector<terse::token> case_input::positions(std::string const& name, shape c
     return {in.integers.begin(), in.integers.end()};
 }
 
+std::vector<index> case_input::counts(std::string const& name, shape const& expected, index least, index most) const {
+    auto const& in = at(name, expected, false);
+    for (auto const n : in.integers)
+        if (n < least || n > most)
+            throw case_error(full(name) + " holds " + std::to_string(n) + ", not a number from " +
+                             std::to_string(least) + " to " + std::to_string(most));
+    return {in.integers.begin(), in.integers.end()};
+}
+
 void outputs::floats(std::string const& name, shape const& s, std::vector<float> const& data) {
     file.add("out." + name, s, data);
 }
@@ -156,10 +171,10 @@ void outputs::rows(std::string const& name, terse::plans const& p, terse::heads_
     floats(name, {in.heads, kept, in.dim}, out);
 }
 
-void outputs::scores(std::string const& name, terse::scores const& s, index count) {
+void outputs::scores(std::string const& name, terse::scores const& s, index count, index first) {
     std::vector<float> all;
     for (index h = 0; h < s.heads; ++h) {
-        auto const row = s.row(h).first(size(count));
+        auto const row = s.row(h).subspan(size(first), size(count));
         all.insert(all.end(), row.begin(), row.end());
     }
     floats(name, {s.heads, count}, all);
@@ -187,7 +202,14 @@ std::vector<method> const& methods() {
                  prune_methods,
                  merge_methods,
                  pool_methods,
-                 kv_methods,
+                 kv_attention_methods,
+                 kv_budgets_methods,
+                 kv_chunks_methods,
+                 kv_decoding_methods,
+                 kv_history_methods,
+                 kv_keys_methods,
+                 kv_positions_methods,
+                 kv_statistics_methods,
              }) {
             auto const more = family();
             rows.insert(rows.end(), more.begin(), more.end());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <limits>
 #include <map>
 #include <span>
 #include <stdexcept>
@@ -22,6 +23,8 @@ namespace cli {
 using nlohmann::json;
 using safetensors::shape;
 using terse::index;
+
+constexpr std::size_t size(index n) { return static_cast<std::size_t>(n); }
 
 /// Why a case cannot be run; the message names the tensor or the parameter.
 class case_error : public std::runtime_error {
@@ -44,6 +47,8 @@ class case_input {
 
     [[nodiscard]] index integer(std::string const& name, index least = 0, index most = terse::max_tokens) const;
     [[nodiscard]] std::vector<index> integers(std::string const& name, index least = 0) const;
+    [[nodiscard]] double number(std::string const& name, double least = std::numeric_limits<double>::lowest(),
+                                double most = std::numeric_limits<double>::max()) const;
     [[nodiscard]] bool flag(std::string const& name) const;
 
     /// The value that a parameter's text stands for.
@@ -72,6 +77,9 @@ class case_input {
     /// Positions below `below`, rows ascending strictly.
     [[nodiscard]] std::vector<terse::token> positions(std::string const& name, shape const& expected,
                                                       index below) const;
+    /// Integers from `least` to `most`.
+    [[nodiscard]] std::vector<index> counts(std::string const& name, shape const& expected, index least,
+                                            index most) const;
 
   private:
     struct input {
@@ -104,8 +112,8 @@ class outputs {
     void rows(std::string const& name, terse::plan const&, terse::tokens_view<float>);
     /// [heads, kept, dim]: the plans applied to each head's tokens.
     void rows(std::string const& name, terse::plans const&, terse::heads_view<float>);
-    /// [heads, count]: the scores of the first `count` tokens.
-    void scores(std::string const& name, terse::scores const&, index count);
+    /// [heads, count]: the scores of tokens [first, first + count).
+    void scores(std::string const& name, terse::scores const&, index count, index first = 0);
     /// [tokens]: scores that all heads share.
     void scores(std::string const& name, std::span<float const>);
     /// [kept, tokens]: 1 where a token is in a row.
@@ -126,10 +134,17 @@ struct method {
     void (*run)(case_input const&, outputs&);
 };
 
-[[nodiscard]] std::vector<method> kv_methods();
-[[nodiscard]] std::vector<method> merge_methods();
 [[nodiscard]] std::vector<method> prune_methods();
+[[nodiscard]] std::vector<method> merge_methods();
 [[nodiscard]] std::vector<method> pool_methods();
+[[nodiscard]] std::vector<method> kv_attention_methods();
+[[nodiscard]] std::vector<method> kv_budgets_methods();
+[[nodiscard]] std::vector<method> kv_chunks_methods();
+[[nodiscard]] std::vector<method> kv_decoding_methods();
+[[nodiscard]] std::vector<method> kv_history_methods();
+[[nodiscard]] std::vector<method> kv_keys_methods();
+[[nodiscard]] std::vector<method> kv_positions_methods();
+[[nodiscard]] std::vector<method> kv_statistics_methods();
 
 /// All methods, by family.
 [[nodiscard]] std::vector<method> const& methods();

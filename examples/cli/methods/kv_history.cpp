@@ -1,16 +1,13 @@
+// Evictions by the attention of many queries, which a state keeps.
 #include <algorithm>
 #include <numeric>
 
 #include <terse/core/arena.hpp>
-#include <terse/core/layer.hpp>
-#include <terse/kv/column_sums.hpp>
 #include <terse/kv/h2o.hpp>
-#include <terse/kv/key_norm.hpp>
-#include <terse/kv/rotate.hpp>
-#include <terse/kv/snapkv.hpp>
-#include <terse/kv/streaming_llm.hpp>
-#include <terse/kv/tova.hpp>
+#include <terse/kv/hit_counts.hpp>
+#include <terse/kv/scissorhands.hpp>
 #include <terse/move/apply.hpp>
+#include <terse/score/attention.hpp>
 
 #include "cli/layers.hpp"
 #include "cli/method.hpp"
@@ -18,88 +15,11 @@
 namespace cli {
 namespace {
 
-std::size_t size(index n) { return static_cast<std::size_t>(n); }
-
 /// [heads, n, n]
 terse::heads_view<float> square(case_input const& in, std::string const& name) {
     auto const all = in.heads(name);
     return in.heads(name, all.heads, all.dim, all.dim);
 }
-
-layer query_layer(case_input const& in, index queries = any) {
-    auto const keys = in.heads("keys");
-    return {.keys = keys, .queries = in.heads("queries", any, queries, keys.dim)};
-}
-
-terse::score::reduction group_reduce(case_input const& in) {
-    using enum terse::score::reduction;
-    return in.choice<terse::score::reduction>("group_reduce", {{"mean", mean}, {"max", max}, {"sum", sum}});
-}
-
-void knorm(case_input const& in, outputs& out) {
-    layer const l{.keys = in.heads("keys")};
-    terse::kv::key_norm const policy{.keep = in.integer("budget", 1)};
-    terse::arena memory;
-    out.scores("scores", value(policy.scorer()(l, memory)), l.tokens());
-    out.keep("keep", value(policy(l, memory)), l.kv_heads());
-}
-
-void snapkv(case_input const& in, outputs& out) {
-    index const window = in.integer("window", 1);
-    layer l = query_layer(in, window);
-    l.values = in.heads("values", l.kv_heads(), l.tokens());
-    using enum terse::score::pooling;
-    terse::kv::snapkv const policy{
-        .keep = in.integer("budget", 1),
-        .window = window,
-        .pool = in.choice<terse::score::pooling>("pooling", {{"avg", average}, {"max", max}}),
-        .kernel = in.integer("kernel", 1),
-        .mean_queries = in.choice<bool>("query_reduce", {{"mean", true}, {"sum", false}}),
-        .group = group_reduce(in),
-        .pool_first = in.choice<bool>("group_order", {{"after_pooling", true}, {"before_pooling", false}})};
-    terse::arena memory;
-    auto const kept = value(policy(l, memory));
-    if (policy.keep <= l.tokens()) out.scores("scores", value(policy.scorer()(l, memory)), l.tokens() - window);
-    out.keep("keep", kept, l.kv_heads());
-    out.rows("keys", kept, l.keys);
-    out.rows("values", kept, l.values);
-}
-
-void stream(terse::kv::streaming_llm const& policy, case_input const& in, outputs& out) {
-    auto const keys = in.heads("keys");
-    terse::arena memory;
-    auto const kept = value(policy(keys.tokens, memory));
-    out.keep("keep", kept[0]);
-    out.rows("keys", kept, keys);
-}
-
-void streaming_official(case_input const& in, outputs& out) {
-    stream({.sinks = in.integer("sink"), .recent = in.integer("recent"), .coming = in.integer("num_coming")}, in, out);
-}
-
-void streaming_press(case_input const& in, outputs& out) {
-    index const sinks = in.integer("sink"), budget = in.integer("budget", sinks);
-    stream({.sinks = sinks, .recent = budget - sinks}, in, out);
-}
-
-void streaming_factory(case_input const& in, outputs& out) {
-    index const window = in.integer("window"), budget = in.integer("budget", window);
-    stream({.sinks = budget - window, .recent = window}, in, out);
-}
-
-void tova_on(layer const& l, index recent, case_input const& in, outputs& out) {
-    terse::kv::tova const policy{.keep = in.integer("budget", 1), .recent = recent};
-    terse::arena memory;
-    auto const scores = value(policy.scorer()(l, memory));
-    out.scores("scores", scores.row(0).first(size(l.tokens() - recent)));
-    out.keep("keep", value(policy(l, memory))[0]);
-}
-
-void tova_official(case_input const& in, outputs& out) {
-    tova_on(attention_layer(1, in.heads("attention", any, 1)), 0, in, out);
-}
-
-void tova_press(case_input const& in, outputs& out) { tova_on(query_layer(in, 1), 1, in, out); }
 
 void h2o_on(layer const& l, terse::kv::h2o const& policy, outputs& out) {
     terse::arena memory;
@@ -261,68 +181,35 @@ void h2o_global_mask(case_input const& in, outputs& out) {
     out.mask("mask", {heads, n, n}, mask);
 }
 
-void key_rerotation(case_input const& in, outputs& out) {
-    auto const keys = in.heads("keys");
-    index const kept = in.shape_of("keep", 2)[1];
-    auto const positions = in.positions("keep", {keys.heads, kept}, keys.tokens);
-    using enum terse::kv::rope_layout;
-    terse::kv::rope const rope{
-        in.floats("inv_freq", {keys.dim / 2}),
-        in.choice<terse::kv::rope_layout>("rope_layout", {{"half", half_split}, {"interleaved", interleaved}})};
-    std::vector<terse::plan> selections;
-    std::vector<terse::token> next(positions.size());
-    for (index h = 0; h < keys.heads; ++h) {
-        selections.push_back(terse::select_rows(std::span{positions}.subspan(size(h * kept), size(kept)), keys.tokens));
-        std::iota(next.begin() + h * kept, next.begin() + (h + 1) * kept, 0);
+void scissorhands(case_input const& in, outputs& out) {
+    index const rounds = in.integer("rounds", 1);
+    auto const& shape = in.shape_of("attention", 4);
+    auto const attention = in.floats("attention", {rounds, any, any, any});
+    index const heads = shape[1], queries = shape[2], n = shape[3];
+    terse::kv::scissorhands const policy{.keep = in.integer("budget", 1),
+                                         .history = in.integer("history_window"),
+                                         .recent = in.integer("recent"),
+                                         .sinks = in.integer("sink"),
+                                         .counted = terse::score::hit::attention,
+                                         .decay = static_cast<float>(in.number("decay", 0, 1))};
+    std::vector<float> memory_of_counts(size(heads * n));
+    terse::kv::hit_counts counts{.values = memory_of_counts, .heads = heads, .capacity = n};
+    terse::arena memory;
+    for (index round = 0; round < rounds; ++round) {
+        auto const rows = terse::head_major(attention.data() + round * heads * queries * n, heads, queries, n);
+        check(policy.observe(counts, attention_layer(heads, rows), memory));
     }
-    std::vector<float> rotated(size(keys.heads * kept * keys.dim));
-    auto const rows = terse::head_major(rotated.data(), keys.heads, kept, keys.dim);
-    check(apply(terse::plans{selections}, keys, rows));
-    check(terse::kv::rotate(rows, positions, next, rope));
-    out.floats("keys", {keys.heads, kept, keys.dim}, rotated);
-}
-
-std::vector<parameter> snapkv_parameters(parameter const& group) {
-    return {{"budget", "tokens to keep for each head, window included"},
-            {"window", "last queries that vote", 32},
-            {"kernel", "width of the pooling", 5},
-            {"pooling", "avg or max", "avg"},
-            {"query_reduce", "mean or sum over the window", "sum"},
-            group,
-            {"group_order", "after_pooling or before_pooling", "before_pooling"}};
+    out.scores("scores", {counts.values, heads, n, n}, n);
+    out.keep("keep", value(policy(counts, memory)), heads);
 }
 
 }  // namespace
 
-std::vector<method> kv_methods() {
+std::vector<method> kv_history_methods() {
     parameter const budget{"budget", "tokens to keep for each head"};
     parameter const group{"group_reduce", "mean, max or sum over the query heads of a key head", "mean"};
     parameter const heavy{"heavy", "heavy hitters to keep"}, recent{"recent", "last tokens, always kept"};
     return {
-        {"knorm", "", "kv", "Keeps the tokens with the shortest keys", {budget}, knorm},
-        {"snapkv", "", "kv", "Keeps what the last queries attend to", snapkv_parameters(group), snapkv},
-        {"streaming-llm",
-         "official",
-         "kv",
-         "Keeps attention sinks and recent tokens",
-         {{"sink", "first tokens, always kept", 4},
-          {"recent", "last tokens to keep", 2000},
-          {"num_coming", "tokens about to come, to make room for", 0}},
-         streaming_official},
-        {"streaming-llm",
-         "kvpress",
-         "kv",
-         "Keeps attention sinks and recent tokens",
-         {budget, {"sink", "first tokens, always kept", 4}},
-         streaming_press},
-        {"streaming-llm",
-         "kvcache-factory",
-         "kv",
-         "Keeps first and recent tokens",
-         {budget, {"window", "last tokens, always kept", 32}},
-         streaming_factory},
-        {"tova", "official", "kv", "Keeps what the last query attends to, from its attention", {budget}, tova_official},
-        {"tova", "kvpress", "kv", "Keeps what the last query attends to, and the last token", {budget}, tova_press},
         {"h2o",
          "observed-attention",
          "kv",
@@ -348,12 +235,17 @@ std::vector<method> kv_methods() {
          "The same with heavy hitters of the whole prompt",
          {heavy, recent},
          h2o_global_mask},
-        {"key-rerotation",
+        {"scissorhands",
          "",
          "kv",
-         "Rotates kept keys to consecutive positions",
-         {{"rope_layout", "half or interleaved", "half"}},
-         key_rerotation},
+         "Keeps what received most attention over a history of queries",
+         {{"budget", "tokens to keep for each head"},
+          {"rounds", "how often the importance is updated", 1},
+          {"history_window", "last queries of a round that count; 0: all", 0},
+          {"decay", "what a round leaves of the importance so far", 1.0},
+          {"recent", "last tokens, always kept", 10},
+          {"sink", "first tokens, always kept", 0}},
+         scissorhands},
     };
 }
 
