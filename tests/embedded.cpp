@@ -1,6 +1,7 @@
 // What an engine without exceptions, RTTI or hidden allocation gets: every policy runs, a growing arena allocates for
 // the first call only, a fixed one never, and nothing else allocates at all.
 #include <array>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -42,8 +43,9 @@ std::array<float, kv_heads * tokens> sums{};
 alignas(64) std::array<std::byte, std::size_t{1} << 20> fixed{};
 
 terse::layer<float> whole_prompt() {
-    return {.keys = terse::head_major(std::as_const(keys).data(), kv_heads, tokens, dim),
-            .queries = terse::head_major(std::as_const(queries).data(), heads, tokens, dim)};
+    auto const all = terse::head_major(std::as_const(keys).data(), kv_heads, tokens, dim);
+    return {
+        .keys = all, .values = all, .queries = terse::head_major(std::as_const(queries).data(), heads, tokens, dim)};
 }
 
 struct check {
@@ -69,15 +71,102 @@ terse::tokens_view<float> tokens_in() { return terse::view(std::as_const(keys).d
 constexpr check checks[] = {
     {"kv::streaming_llm", [](terse::arena& m) { return evicts(terse::kv::streaming_llm{.recent = 20}, m); }},
     {"kv::key_norm", [](terse::arena& m) { return evicts(terse::kv::key_norm{.keep = 20}, m); }},
+    {"kv::keydiff", [](terse::arena& m) { return evicts(terse::kv::keydiff{.keep = 20}, m); }},
+    {"kv::q_filter",
+     [](terse::arena& m) {
+         auto const filters = terse::view(std::as_const(queries).data(), kv_heads, dim);
+         return evicts(terse::kv::q_filter{.keep = 20, .filters = filters}, m);
+     }},
+    {"kv::cur", [](terse::arena& m) { return evicts(terse::kv::cur{.keep = 20}, m); }},
+    {"kv::lagkv", [](terse::arena& m) { return evicts(terse::kv::lagkv{.keep = 20, .lag = 8}, m); }},
+    {"kv::threshold",
+     [](terse::arena& m) {
+         auto const plans = terse::kv::threshold<terse::score::norm>{.least = -3.5F, .recent = 8}(whole_prompt(), m);
+         return plans && (*plans)[0].kept() > 8 && (*plans)[0].kept() < tokens;
+     }},
+    {"kv::think",
+     [](terse::arena& m) {
+         auto const plans = terse::kv::think{.keep = 16, .window = window}(whole_prompt(), m);
+         if (!plans || (*plans)[0].kept() != 16) return false;
+         auto const thin = terse::head_major(out.data(), kv_heads, tokens, 16);
+         return terse::kv::gather_channels(whole_prompt().keys, thin, *plans, kv_heads) == terse::errc::ok;
+     }},
     {"kv::snapkv", [](terse::arena& m) { return evicts(terse::kv::snapkv{.keep = 20, .window = window}, m); }},
+    {"kv::r_kv", [](terse::arena& m) { return evicts(terse::kv::r_kv{.keep = 20, .window = window}, m); }},
+    {"kv::compresskv",
+     [](terse::arena& m) {
+         static constexpr terse::index voting[] = {0, 1};
+         return evicts(terse::kv::compresskv{.heads = voting, .keep = 20, .window = window}, m);
+     }},
     {"kv::tova", [](terse::arena& m) { return evicts(terse::kv::tova{.keep = 20}, m); }},
     {"kv::h2o", [](terse::arena& m) { return evicts(terse::kv::h2o{.keep = 20, .recent = 10}, m); }},
+    {"kv::scissorhands", [](terse::arena& m) { return evicts(terse::kv::scissorhands{.keep = 20}, m); }},
+    {"kv::hit_counts",
+     [](terse::arena& m) {
+         terse::kv::hit_counts state{.values = sums, .heads = kv_heads, .capacity = tokens};
+         terse::kv::scissorhands const policy{.keep = 20};
+         if (policy.observe(state, whole_prompt(), m) != terse::errc::ok) return false;
+         auto const plans = policy(state, m);
+         return plans && state.compact(*plans) == terse::errc::ok && state.tokens() == 20;
+     }},
+    {"kv::ems", [](terse::arena& m) { return evicts(terse::kv::ems{.keep = 20, .window = window}, m); }},
+    {"kv::zipvl",
+     [](terse::arena& m) {
+         auto const plans = terse::kv::zipvl{.most = 20}(whole_prompt(), m);
+         return plans && (*plans)[0].kept() <= 20;
+     }},
+    {"kv::simlayerkv", [](terse::arena& m) { return evicts(terse::kv::simlayerkv{.threshold = 0, .recent = 20}, m); }},
+    {"kv::prompt_distill", [](terse::arena& m) { return evicts(terse::kv::prompt_distill{.keep = 20}, m); }},
+    {"kv::adakv",
+     [](terse::arena& m) {
+         auto const plans = terse::kv::adakv<terse::score::norm>{.keep = 20}(whole_prompt(), m);
+         return plans && (*plans)[0].kept() + (*plans)[1].kept() == 2 * 20;
+     }},
+    {"kv::criticalkv",
+     [](terse::arena& m) {
+         auto const projection = terse::view(std::as_const(queries).data(), 6, heads * dim);
+         return evicts(terse::kv::criticalkv<terse::score::norm>{.projection = projection, .keep = 20}, m);
+     }},
+    {"kv::chunkkv",
+     [](terse::arena& m) { return evicts(terse::kv::chunkkv<terse::score::norm>{.keep = 20, .chunk = 6}, m); }},
+    {"kv::by_blocks",
+     [](terse::arena& m) { return evicts(terse::kv::by_blocks<terse::score::norm>{.keep = 20, .block = 16}, m); }},
+    {"kv::by_chunks",
+     [](terse::arena& m) {
+         terse::kv::by_chunks<terse::score::norm> const policy{.budget = {.keep = 0.25}, .chunk = 16};
+         auto const plans = policy(whole_prompt(), m);
+         return plans && (*plans)[0].kept() == tokens / 4;
+     }},
+    {"kv::finch",
+     [](terse::arena& m) {
+         auto const plans = terse::kv::finch<>{.budget = {20}, .window = window}(whole_prompt(), m);
+         return plans && (*plans)[0].kept() == 20;
+     }},
+    {"kv::pyramidkv",
+     [](terse::arena& m) {
+         terse::kv::pyramidkv const policy{.keep = 20, .layers = 4, .window = window};
+         auto const plans = policy(whole_prompt(), m);
+         return plans && (*plans)[0].kept() == *policy.count(tokens);
+     }},
     {"kv::column_sums",
      [](terse::arena& m) {
          terse::kv::column_sums state{.values = sums, .heads = kv_heads, .capacity = tokens};
          if (state.add(whole_prompt(), m) != terse::errc::ok) return false;
          auto const plans = terse::kv::h2o{.keep = 20, .recent = 10}(state, m);
          return plans && state.compact(*plans) == terse::errc::ok && state.tokens() == 20;
+     }},
+    {"kv::leverage", [](terse::arena& m) { return evicts(terse::kv::leverage{.keep = 20, .columns = 12}, m); }},
+    {"kv::non_causal_attention",
+     [](terse::arena& m) { return evicts(terse::kv::non_causal_attention{.keep = 20, .chunk = 32}, m); }},
+    {"kv::compactor",
+     [](terse::arena& m) { return evicts(terse::kv::compactor{.keep = 20, .columns = 12, .chunk = 32}, m); }},
+    {"kv::expected_attention",
+     [](terse::arena& m) {
+         static std::array<float, heads * dim> mean;
+         static std::array<float, heads * dim * dim> covariance;
+         terse::kv::query_moments moments{.mean = mean, .covariance = covariance, .heads = heads, .dim = dim};
+         return moments.add(whole_prompt().queries, m) == terse::errc::ok &&
+                evicts(terse::kv::expected_attention{.keep = 20, .moments = moments}, m);
      }},
     {"kv::h2o::step",
      [](terse::arena&) {
@@ -86,6 +175,83 @@ constexpr check checks[] = {
          auto const attention = terse::head_major<float const>(keys.data(), kv_heads, 1, tokens);
          terse::kv::h2o const policy{.keep = tokens - 1, .recent = 10};
          return policy.step(state, attention, tokens - 1, slots) == terse::errc::ok && slots[0] < tokens - 10;
+     }},
+    {"kv::block_eviction",
+     [](terse::arena& m) {
+         return evicts(terse::kv::block_eviction{.keep = 32, .sinks = 8, .recent = 8, .block = 8, .rescued = 2}, m);
+     }},
+    {"kv::block_eviction, adaptive_rkv",
+     [](terse::arena& m) {
+         return evicts(terse::kv::block_eviction{.keep = 32,
+                                                 .sinks = 8,
+                                                 .recent = 8,
+                                                 .block = 8,
+                                                 .aggregation = terse::kv::block_aggregation::adaptive_rkv,
+                                                 .mass = 0.1},
+                       m);
+     }},
+    {"kv::pack",
+     [](terse::arena& m) {
+         auto const plans = terse::kv::key_norm{.keep = 20}(whole_prompt(), m);
+         return plans && terse::kv::pack(*plans, 8, m)->table.kept() == 3;
+     }},
+    {"kv::ledger",
+     [](terse::arena& m) {
+         using books = terse::kv::ledger<float>;
+         alignas(64) static std::array<std::byte, 8192> memory;
+         auto opened = books::open({.kv_heads = kv_heads, .capacity = tokens}, memory);
+         if (!opened) return false;
+         books all = *opened;
+         if (all.append(tokens) != terse::errc::ok) return false;
+         auto const e = all.evict_if_needed(terse::kv::key_norm{.keep = 20}, whole_prompt(), {}, m);
+         return e && e->evicts() && all.commit(*e) == terse::errc::ok && all.longest() == 20;
+     }},
+    {"kv::ring",
+     [](terse::arena&) {
+         terse::kv::ring r{.sinks = 4, .recent = tokens - 4};
+         auto const cache = terse::head_major(std::as_const(keys).data(), kv_heads, tokens, dim);
+         return r.append(tokens) == terse::errc::ok && r.append(7) == terse::errc::ok &&
+                terse::kv::in_order(cache, r)->row(1, 4) == cache.row(1, 11);
+     }},
+    {"kv::moves",
+     [](terse::arena& m) {
+         auto const plans = terse::kv::streaming_llm{.recent = 20}(tokens, m);
+         auto const list = plans ? terse::kv::moves((*plans)[0], m) : plans.error();
+         return list && list->size() == 1 && list->front() == terse::kv::row_move{tokens - 20, 4, 20};
+     }},
+    {"kv::key_norm in 8 bit",
+     [](terse::arena& m) {
+         static std::array<std::int8_t, kv_heads * tokens * 32> codes;
+         static std::array<float, kv_heads * tokens> scales;
+         auto const row = [](terse::index t) { return keys.data() + t * dim; };
+         terse::simd::quantise_int8(kv_heads * tokens, row, 32, 32, codes.data(), scales.data());
+         terse::layer<float, terse::quantised_view<float>> l{};
+         l.keys = terse::quantised(terse::head_major(std::as_const(codes).data(), kv_heads, tokens, 32),
+                                   terse::head_major(std::as_const(scales).data(), kv_heads, tokens, 1), 32);
+         auto const plans = terse::kv::key_norm{.keep = 20}(l, m);
+         auto const cache = terse::quantised(terse::head_major(codes.data(), kv_heads, tokens, 32),
+                                             terse::head_major(scales.data(), kv_heads, tokens, 1), 32);
+         return plans && terse::kv::compact(cache, *plans) == terse::errc::ok;
+     }},
+    {"kv::duo_attention",
+     [](terse::arena& m) { return evicts(terse::kv::duo_attention{.sinks = 4, .recent = 20}, m); }},
+    {"kv::razor_attention", [](terse::arena& m) { return evicts(terse::kv::razor_attention{.recent = 20}, m); }},
+    {"kv::moa",
+     [](terse::arena& m) {
+         static constexpr std::array<terse::budget::elastic_span, heads> spans = {{{0, .25}, {8, 0}, {0, .5}, {4, 0}}};
+         auto const plans =
+             terse::kv::moa{.spans = spans, .sinks = 4, .minimum = 1, .multiple = 8, .coming = 0}(whole_prompt(), m);
+         return plans && (*plans)[0].kept() == 24 && (*plans)[1].kept() == 48;
+     }},
+    {"kv::voco_llama",
+     [](terse::arena& m) {
+         constexpr std::array types = {terse::kv::token_type::visual, terse::kv::token_type::compression};
+         auto const plans = terse::kv::voco_llama{}(types, m);
+         return plans && (*plans)[0].kept() == 1;
+     }},
+    {"kv::deep_forcing",
+     [](terse::arena& m) {
+         return evicts(terse::kv::deep_forcing{.frame = 8, .capacity = 12, .keep = 8, .sinks = 4, .recent = 2}, m);
      }},
     {"merge::tome", [](terse::arena& m) { return reduces(terse::merge::tome{.remove = 16}(tokens_in(), m), 80, m); }},
     {"merge::tome_kth",

@@ -1,4 +1,5 @@
 // The laws that every policy obeys, over a table that every policy enters.
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -62,10 +63,13 @@ tokens_view<T> first_head(random_layer<T> const& r) {
     return {r.keys.values.data(), r.keys.tokens, dim, dim};
 }
 
+index number(index n) { return n; }
+index number(result<index> const& n) { return n.value(); }
+
 template <class Make>
 entry on_layer(std::string name, Make make, index smallest, index leading = 0, index trailing = 0) {
     return {name,
-            [make](index n, index keep) { return make(keep).count(n); },
+            [make](index n, index keep) { return number(make(keep).count(n)); },
             [make](auto const& r, index keep, arena& memory, threads const& run) {
                 return make(keep)(r.view(), memory, run);
             },
@@ -85,6 +89,66 @@ entry on_tokens(std::string name, Make make, bool selects = true) {
             selects};
 }
 
+/// From the moments of all queries.
+entry on_moments() {
+    auto const policy = [](index keep) { return kv::expected_attention{.keep = keep, .sinks = 1, .recent = 1}; };
+    return {"kv::expected_attention",
+            [policy](index n, index keep) { return policy(keep).count(n); },
+            [policy](auto const& r, index keep, arena& memory, threads const& run) -> result<plans> {
+                static constexpr std::array<float, 3> frequencies = {1, 0.1F, 0.01F};
+                auto const mean = memory.take<float>(heads * dim), covariance = memory.take<float>(heads * dim * dim);
+                if (!taken(mean, covariance)) return errc::out_of_memory;
+                auto full = policy(keep);
+                full.moments = {.mean = mean, .covariance = covariance, .heads = heads, .dim = dim};
+                full.encoding = {frequencies};
+                errc const error = full.moments.add(r.queries.by_head(), memory, run);
+                if (error != errc::ok) return error;
+                return full(r.view(), memory, run);
+            },
+            true,
+            true,
+            2,
+            1,
+            1};
+}
+
+/// The same for both heads, so that these can change places.
+tokens_view<float> same_filters() {
+    static std::vector<float> const filter = uniform(dim, 8);
+    return {filter.data(), kv_heads, dim, 0};
+}
+
+/// The same memory with as many channels as there were tokens, for what selects channels.
+template <class T>
+layer<T> tokens_as_channels(random_layer<T> const& r) {
+    return {.keys = head_major(r.keys.values.data(), kv_heads, dim, r.keys.tokens),
+            .queries = head_major(r.queries.values.data(), heads, dim, r.keys.tokens)};
+}
+constexpr index fetching[] = {0, 2};  // what compresskv asks: the first of each kv head
+
+/// Heads have equal shares: the laws are of counts known before.
+struct even_adakv : kv::adakv<score::norm> {
+    [[nodiscard]] index count(index tokens) const { return std::min(keep, tokens); }
+};
+
+/// The same projection of every head: heads differ by their keys alone.
+kv::criticalkv<score::norm> critical(index keep) {
+    static auto const weight = [] {
+        auto w = random_tokens(5, heads * dim, 1);
+        for (index m = 0; m < w.tokens; ++m)
+            for (index c = dim; c < heads * dim; ++c) w.row(m)[c] = w.row(m)[c - dim];
+        return w;
+    }();
+    return {.score = {.longest = true}, .projection = weight.view(), .keep = keep, .sinks = 1, .recent = 1};
+}
+
+template <class T>
+layer<T> keys_as_values(random_layer<T> const& r) {
+    auto l = r.view();
+    l.values = l.keys;
+    return l;
+}
+
 /// The whole input is the image.
 prune::fastv fastv(index n, index keep) { return {.image_tokens = n, .keep = keep}; }
 
@@ -93,6 +157,9 @@ pool::average average(index n, index keep) {
     return {.grid = {.columns = n}, .kernel = {.columns = std::max<index>(n / keep, 1)}};
 }
 
+/// One row stands for what goes.
+kv::razor_attention razor(index keep) { return {.sinks = 2, .recent = keep - 3, .compression = max_tokens}; }
+
 std::vector<entry> const& policies() {
     static std::vector<entry> const all = {
         on_layer(
@@ -100,26 +167,147 @@ std::vector<entry> const& policies() {
         on_layer(
             "kv::key_norm", [](index keep) { return kv::key_norm{.keep = keep, .sinks = 1, .recent = 2}; }, 3, 1, 2),
         on_layer(
+            "kv::keydiff", [](index keep) { return kv::keydiff{.keep = keep, .sinks = 1, .recent = 2}; }, 3, 1, 2),
+        on_layer(
+            "kv::q_filter",
+            [](index keep) { return kv::q_filter{.keep = keep, .filters = same_filters(), .sinks = 1, .recent = 2}; },
+            3, 1, 2),
+        on_layer(
+            "kv::cur", [](index keep) { return kv::cur{.keep = keep, .sinks = 1, .recent = 2}; }, 3, 1, 2),
+        on_layer(
+            "kv::lagkv", [](index keep) { return kv::lagkv{.keep = keep, .sinks = 1, .lag = 4}; }, 1, 1),
+        {"kv::think", [](index n, index keep) { return kv::think{.keep = keep}.count(n); },
+         [](auto const& r, index keep, arena& memory, threads const& run) {
+             return kv::think{.keep = keep, .window = dim}(tokens_as_channels(r), memory, run);
+         }},
+        on_layer(
             "kv::snapkv", [](index keep) { return kv::snapkv{.keep = keep, .window = 4}; }, 4, 0, 4),
+        on_layer(
+            "kv::r_kv", [](index keep) { return kv::r_kv{.keep = keep, .window = 4, .importance = 0.5F}; }, 4, 0, 4),
+        on_layer(
+            "kv::compresskv", [](index keep) { return kv::compresskv{.heads = fetching, .keep = keep, .window = 4}; },
+            4, 0, 4),
         on_layer(
             "kv::tova", [](index keep) { return kv::tova{.keep = keep}; }, 1, 0, 1),
         on_layer(
             "kv::h2o", [](index keep) { return kv::h2o{.keep = keep, .recent = keep / 2}; }, 1),
+        on_layer(
+            "kv::leverage", [](index keep) { return kv::leverage{.keep = keep, .sinks = 1, .columns = 7}; }, 1, 1),
+        on_layer(
+            "kv::non_causal_attention",
+            [](index keep) { return kv::non_causal_attention{.keep = keep, .recent = 1, .chunk = 9}; }, 1, 0, 1),
+        on_layer(
+            "kv::compactor",
+            [](index keep) { return kv::compactor{.keep = keep, .sinks = 2, .recent = 1, .columns = 7, .chunk = 9}; },
+            3, 2, 1),
+        on_moments(),
+        on_layer(
+            "kv::scissorhands", [](index keep) { return kv::scissorhands{.keep = keep, .recent = 3, .sinks = 1}; }, 1),
+        on_layer(
+            "kv::ems", [](index keep) { return kv::ems{.keep = keep, .window = 4}; }, 4, 0, 4),
+        on_layer(
+            "kv::simlayerkv",
+            [](index keep) {
+                return kv::simlayerkv{
+                    .threshold = -1, .recent = keep - 2, .sinks = 2, .judged = kv::simlayerkv::judged_recent::newest};
+            },
+            3, 2, 1),
+        on_layer(
+            "kv::prompt_distill", [](index keep) { return kv::prompt_distill{.keep = keep, .recent = 2}; }, 2, 0, 2),
+        {"kv::zipvl", [](index n, index keep) { return std::min(n, keep); },
+         [](auto const& r, index keep, arena& memory, threads const& run) {
+             return kv::zipvl{.share = 0.9, .least = keep, .most = keep}(r.view(), memory, run);
+         }},
+        on_layer(
+            "kv::adakv",
+            [](index keep) { return even_adakv{{.keep = keep, .share = {.floor = 1}, .sinks = 1, .recent = 2}}; }, 3, 1,
+            2),
+        {"kv::criticalkv", [](index n, index keep) { return std::min(n, keep); },
+         [](auto const& r, index keep, arena& memory, threads const& run) {
+             return critical(keep)(keys_as_values(r), memory, run);
+         },
+         true, true, 2, 1, 1},
+        on_layer(
+            "kv::chunkkv",
+            [](index keep) { return kv::chunkkv<score::norm>{.keep = keep, .chunk = 5, .sinks = 1, .recent = 2}; }, 3,
+            1, 2),
+        on_layer(
+            "kv::by_blocks",
+            [](index keep) { return kv::by_blocks<score::norm>{.keep = keep, .block = 5, .sinks = 1, .recent = 2}; }, 3,
+            1, 2),
+        on_layer(
+            "kv::by_chunks",
+            [](index keep) {
+                return kv::by_chunks<score::norm, budget::fixed>{{}, {keep}, 8};
+            },
+            1),
+        on_layer(
+            "kv::finch",
+            [](index keep) {
+                return kv::finch<>{{keep}, 4};
+            },
+            4, 0, 4),
+        on_layer(
+            "kv::pyramidkv", [](index keep) { return kv::pyramidkv{.keep = keep, .layers = 3, .window = 4}; }, 4, 0, 4),
+        on_layer(
+            "kv::block_eviction",
+            [](index keep) {
+                return kv::block_eviction{
+                    .keep = keep, .sinks = 1, .recent = 2, .block = 1, .snapkv_window = 4, .pool = 3};
+            },
+            4, 1, 2),
+        on_layer(
+            "kv::block_eviction/adaptive_rkv",
+            [](index keep) {
+                return kv::block_eviction{.keep = keep,
+                                          .sinks = 1,
+                                          .recent = 2,
+                                          .block = 1,
+                                          .aggregation = kv::block_aggregation::adaptive_rkv,
+                                          .snapkv_window = 4,
+                                          .mass = 0.2};
+            },
+            4, 1, 2),
+        on_layer(
+            "kv::duo_attention", [](index keep) { return kv::duo_attention{.sinks = 2, .recent = keep - 2}; }, 3, 2, 1),
+        {"kv::razor_attention", [](index n, index keep) { return razor(keep).count(n); },
+         [](auto const& r, index keep, arena& memory, threads const& run) {
+             return razor(keep)(r.view(), memory, run);
+         },
+         false, true, 3},
+        {"kv::moa", [](index n, index keep) { return std::min(n, keep); },
+         [](auto const& r, index keep, arena& memory, threads const& run) {
+             std::vector<budget::elastic_span> const spans(heads, {static_cast<double>(keep), 0});
+             return kv::moa{.spans = spans, .sinks = 2, .minimum = keep, .multiple = 1, .coming = 0}(r.view(), memory,
+                                                                                                     run);
+         },
+         true, true, 3, 2, 1},
+        {"kv::meta_tokens", [](index n, index keep) { return std::min(n, keep); },
+         [](auto const& r, index keep, arena& memory, threads const&) {
+             std::vector<kv::token_type> const types(static_cast<std::size_t>(r.keys.tokens), kv::token_type::text);
+             return kv::meta_tokens{.sinks = 2, .recent = keep - 2}(types, memory);
+         },
+         true, true, 3, 2, 1},
+        on_layer(
+            "kv::deep_forcing",
+            [](index keep) {
+                return kv::deep_forcing{.frame = 1, .capacity = 1, .keep = keep, .sinks = 1, .recent = 2};
+            },
+            3, 1, 2),
         on_tokens("prune::top_k", [](index, index keep) { return prune::top_k<score::norm>{.keep = keep}; }),
         on_tokens("prune::divprune", [](index, index keep) { return prune::divprune{.keep = keep}; }),
+        {"prune::fastv", [](index n, index keep) { return fastv(n, keep).count(n); },
+         [](auto const& r, index keep, arena& memory, threads const& run) {
+             return one(fastv(r.keys.tokens, keep)(r.view(), memory, run), memory);
+         }},
         on_tokens(
             "merge::tome", [](index n, index keep) { return merge::tome{.remove = std::max<index>(n - keep, 0)}; },
             false),
         on_tokens(
             "merge::tome_kth",
-            [](index n, index keep) {
-                return merge::tome_kth{.every = std::max<index>(n / keep, 1), .keep_tail = true};
-            },
+            [](index n,
+               index keep) { return merge::tome_kth{.every = std::max<index>(n / keep, 1), .keep_tail = true}; },
             false),
-        {"prune::fastv", [](index n, index keep) { return fastv(n, keep).count(n); },
-         [](auto const& r, index keep, arena& memory, threads const& run) {
-             return one(fastv(r.keys.tokens, keep)(r.view(), memory, run), memory);
-         }},
         {"pool::average", [](index n, index keep) { return average(n, keep).count(n).value(); },
          [](auto const& r, index keep, arena& memory, threads const&) {
              return one(average(r.keys.tokens, keep)(r.keys.tokens, memory), memory);
@@ -237,6 +425,7 @@ TEST_CASE("a permuted kv head gets the permuted plan", "[laws]") {
     for (index t = 0; t < 30; ++t) {
         for (index c = 0; c < dim; ++c) {
             std::swap(swapped.keys.row(t, 0)[c], swapped.keys.row(t, 1)[c]);
+            std::swap(swapped.values.row(t, 0)[c], swapped.values.row(t, 1)[c]);
             for (index h = 0; h < 2; ++h) std::swap(swapped.queries.row(t, h)[c], swapped.queries.row(t, h + 2)[c]);
         }
     }
