@@ -20,6 +20,10 @@ std::size_t cache::bytes() const {
     return static_cast<std::size_t>(2 * tokens * head_dim_) * sizeof(float);
 }
 
+std::size_t cache::capacity_bytes() const {
+    return layers_.size() * static_cast<std::size_t>(2 * kv_heads_ * capacity_ * head_dim_) * sizeof(float);
+}
+
 void cache::append(index layer, matrix const& keys, matrix const& values) {
     rows& to = at(layer);
     for (index h = 0; h < kv_heads_; ++h) {

@@ -25,6 +25,9 @@ class cache {
     /// Bytes of the keys and values held.
     [[nodiscard]] std::size_t bytes() const;
 
+    /// Bytes that keys and values have room in.
+    [[nodiscard]] std::size_t capacity_bytes() const;
+
     /// [kv_heads, tokens, head_dim], where `tokens` is what the fullest head holds.
     [[nodiscard]] terse::heads_view<float> keys(index layer) const { return view(at(layer).keys.data(), layer); }
     [[nodiscard]] terse::heads_view<float> values(index layer) const { return view(at(layer).values.data(), layer); }
@@ -37,6 +40,9 @@ class cache {
 
     /// Counts `tokens` as read, once every layer has them.
     void advance(index tokens) { position_ += tokens; }
+
+    /// The next token stands at `position`: where keys were renumbered.
+    void move_to(index position) { position_ = position; }
 
     /// Only the first `tokens` rows of a head remain.
     void keep(index layer, index head, index tokens) { at(layer).held[static_cast<std::size_t>(head)] = tokens; }

@@ -118,7 +118,7 @@ model model::read(file const& source) {
     return m;
 }
 
-matrix model::forward(std::span<token const> tokens, cache& kv, std::vector<matrix>* queries) const {
+matrix model::forward(std::span<token const> tokens, cache& kv, trace* seen) const {
     matrix x(std::ssize(tokens), shape_.width);
     for (index t = 0; t < x.rows(); ++t) {
         token const id = tokens[static_cast<std::size_t>(t)];
@@ -126,7 +126,7 @@ matrix model::forward(std::span<token const> tokens, cache& kv, std::vector<matr
             throw std::out_of_range("token " + std::to_string(id) + " is outside the vocabulary");
         x.row(t) = embedding_.row(id);
     }
-    if (queries != nullptr) queries->clear();
+    if (seen != nullptr) *seen = {};
 
     for (index l = 0; l < shape_.layers; ++l) {
         block const& b = blocks_[static_cast<std::size_t>(l)];
@@ -134,6 +134,10 @@ matrix model::forward(std::span<token const> tokens, cache& kv, std::vector<matr
         matrix q = n * b.query.transpose();
         matrix k = n * b.key.transpose();
         matrix const v = n * b.value.transpose();
+        if (seen != nullptr) {
+            seen->plain_queries.push_back(q);
+            seen->plain_keys.push_back(k);
+        }
         rotate(q, kv.position());
         rotate(k, kv.position());
         kv.append(l, k, v);
@@ -141,7 +145,7 @@ matrix model::forward(std::span<token const> tokens, cache& kv, std::vector<matr
 
         n = rms_norm(x, b.mlp_norm, shape_.norm_epsilon);
         x += swiglu(n * b.gate.transpose(), n * b.up.transpose()) * b.down.transpose();
-        if (queries != nullptr) queries->push_back(std::move(q));
+        if (seen != nullptr) seen->queries.push_back(std::move(q));
     }
     kv.advance(x.rows());
     return rms_norm(x, norm_, shape_.norm_epsilon);
@@ -175,12 +179,22 @@ matrix model::attend(matrix const& queries, cache const& kv, index layer) const 
     return out;
 }
 
-/// Turns dimensions (i, i + head_dim / 2) of every head by position * theta^(-2i / head_dim).
+/// theta^(-2i / head_dim)
+Eigen::ArrayXd model::frequencies() const {
+    index const half = shape_.head_dim / 2;
+    Eigen::ArrayXd const power = Eigen::ArrayXd::LinSpaced(half, 0.0, static_cast<double>(half - 1));
+    return (power * (-std::log(shape_.rope_theta) / static_cast<double>(half))).exp();
+}
+
+std::vector<float> model::rope_frequencies() const {
+    Eigen::ArrayXd const all = frequencies();
+    return {all.begin(), all.end()};
+}
+
+/// Turns dimensions (i, i + head_dim / 2) of every head by position * frequency.
 void model::rotate(matrix& heads, index position) const {
     index const half = shape_.head_dim / 2;
-    Eigen::ArrayXf const power = Eigen::ArrayXf::LinSpaced(half, 0.0F, static_cast<float>(half - 1));
-    Eigen::ArrayXd const frequency =
-        (power.cast<double>() * (-std::log(shape_.rope_theta) / static_cast<double>(half))).exp();
+    Eigen::ArrayXd const frequency = frequencies();
     for (index t = 0; t < heads.rows(); ++t) {
         Eigen::ArrayXd const angle = static_cast<double>(position + t) * frequency;
         Eigen::ArrayXf const cosine = angle.cos().cast<float>(), sine = angle.sin().cast<float>();

@@ -24,6 +24,13 @@ struct shape {
     float norm_epsilon;  ///< rms_eps; 1e-5 where it is missing
 };
 
+/// What a call of the model has computed for its tokens, of every layer: [tokens, heads * head_dim], and keys
+/// [tokens, kv_heads * head_dim].
+struct trace {
+    std::vector<matrix> queries;                    ///< rotated
+    std::vector<matrix> plain_queries, plain_keys;  ///< before rotation
+};
+
 /// A Llama model in float: RMSNorm, rotary positions (half-split), grouped-query attention, SwiGLU, no biases.
 class model {
   public:
@@ -41,9 +48,17 @@ class model {
     /// Reads `tokens` on top of the cache, each attending to what its heads hold and to the tokens before it, and
     /// appends them. Prefilling is a call on an empty cache, a decoding step is a call with one token.
     ///
-    /// @param queries  where given, receives each layer's rotated queries, [tokens, heads * head_dim]
-    /// @return         the normalised states [tokens, width] that `logits` takes
-    matrix forward(std::span<token const> tokens, cache& kv, std::vector<matrix>* queries = nullptr) const;
+    /// @param seen  where given, receives what the cache does not hold
+    /// @return      the normalised states [tokens, width] that `logits` takes
+    matrix forward(std::span<token const> tokens, cache& kv, trace* seen = nullptr) const;
+
+    /// The output projection of a layer's attention, [width, heads * head_dim].
+    [[nodiscard]] matrix const& output_projection(index layer) const {
+        return blocks_[static_cast<std::size_t>(layer)].output;
+    }
+
+    /// [head_dim / 2]: by how much a position turns each pair of channels.
+    [[nodiscard]] std::vector<float> rope_frequencies() const;
 
     /// [tokens, vocabulary]
     [[nodiscard]] matrix logits(Eigen::Ref<matrix const> const& states) const {
@@ -58,6 +73,7 @@ class model {
     };
 
     [[nodiscard]] matrix attend(matrix const& queries, cache const& kv, index layer) const;
+    [[nodiscard]] Eigen::ArrayXd frequencies() const;
     void rotate(matrix& heads, index position) const;
 
     llm::shape shape_{};

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <map>
 #include <numbers>
+#include <optional>
 #include <stdexcept>
 
 #include <nlohmann/json.hpp>
@@ -16,6 +17,7 @@
 #include <terse/budget/budget.hpp>
 
 #include "common/threads.hpp"
+#include "generation.hpp"
 
 namespace llm {
 namespace {
@@ -125,14 +127,9 @@ std::vector<float> log_probabilities(model const& lm, matrix const& states, std:
     return out;
 }
 
-prefilled::prefilled(model const& lm, std::span<token const> prompt, index more)
-    : kv{lm.make_cache(length(prompt) + more)}, last{prompt.back()} {
-    lm.forward(prompt, kv, &queries);
-}
-
-cache prefilled::compressed(policy const& choice, index keep, std::uint32_t seed, terse::arena& memory) const {
-    cache copy = kv;
-    compress(choice, copy, queries, keep, seed, memory);
+cache compressed(prefilled const& prompt, policy const& choice, index keep, std::uint32_t seed, terse::arena& memory) {
+    cache copy = prompt.kv();
+    compress(choice, prompt, copy, keep, seed, memory);
     copy.pop();
     return copy;
 }
@@ -174,16 +171,16 @@ std::vector<std::vector<recall>> measure_recall(model const& lm, std::span<docum
         prefilled const prompt(lm, d.prompt, length(d.answer));
         terse::arena memory;
         for (setting const& s : settings) {
-            recall one{.facts = d.facts, .documents = 1, .bytes_before = prompt.kv.bytes()};
-            cache kv = prompt.kv;
+            recall one{.facts = d.facts, .documents = 1, .bytes_before = prompt.kv().bytes()};
+            cache kv = prompt.kv();
             auto const compressing = clock::now();
-            compress(*s.choice, kv, prompt.queries, s.keep(length(d.prompt)), static_cast<std::uint32_t>(i), memory);
+            compress(*s.choice, prompt, kv, s.keep(length(d.prompt)), static_cast<std::uint32_t>(i), memory);
             one.compress_seconds = seconds_since(compressing);
             one.bytes_after = kv.bytes();
 
             kv.pop();
             auto const decoding = clock::now();
-            std::vector<token> const answer = decode(lm, kv, prompt.last, length(d.answer));
+            std::vector<token> const answer = decode(lm, kv, prompt.last(), length(d.answer));
             one.decode_seconds = seconds_since(decoding);
             one.decoded = length(answer);
             one.right = answer == d.answer ? 1 : 0;
@@ -208,10 +205,11 @@ std::vector<prose> measure_prose(model const& lm, std::span<passage const> passa
     for_each(length(passages), workers, [&](index i) {
         passage const& p = passages[static_cast<std::size_t>(i)];
         prefilled const prompt(lm, p.prompt, length(p.continuation));
-        std::vector<token> const rest = after(prompt.last, std::span{p.continuation}.first(p.continuation.size() - 1));
+        std::vector<token> const rest =
+            after(prompt.last(), std::span{p.continuation}.first(p.continuation.size() - 1));
         terse::arena memory;
         for (setting const& s : settings) {
-            cache kv = prompt.compressed(*s.choice, s.keep(length(p.prompt)), static_cast<std::uint32_t>(i), memory);
+            cache kv = compressed(prompt, *s.choice, s.keep(length(p.prompt)), static_cast<std::uint32_t>(i), memory);
             auto const found = log_probabilities(lm, lm.forward(rest, kv), p.continuation);
             each[static_cast<std::size_t>(i)].push_back({bits(found), bits(std::span{found}.first(opening))});
         }
@@ -229,6 +227,58 @@ std::vector<prose> measure_prose(model const& lm, std::span<passage const> passa
     return means;
 }
 
+std::vector<bounded> measure_generation(model const& lm, std::span<passage const> passages, index keep, index workers) {
+    auto const policies = step_policies();
+    auto const kinds = policies.size() + 1;
+    std::vector<std::vector<bounded>> each(passages.size(), std::vector<bounded>(kinds));
+    for_each(length(passages), workers, [&](index i) {
+        passage const& p = passages[static_cast<std::size_t>(i)];
+        std::vector<token> text = p.prompt;
+        text.insert(text.end(), p.continuation.begin(), p.continuation.end());
+        for (std::size_t k = 0; k < kinds; ++k) {
+            bounded& one = each[static_cast<std::size_t>(i)][k];
+            std::optional<generation> bound;
+            if (k > 0) bound.emplace(lm, policies[k - 1], keep);
+            cache all = lm.make_cache(k == 0 ? length(text) : 0);
+            auto const start = clock::now();
+            for (std::size_t t = 0; t + 1 < text.size(); ++t) {
+                matrix const state = bound ? bound->read(text[t]) : lm.forward({&text[t], 1}, all);
+                double const cost = bits(log_probabilities(lm, state, {&text[t + 1], 1}));
+                if (t % static_cast<std::size_t>(keep) == 0) one.curve.push_back(0);
+                one.curve.back() += cost;
+                one.bits += cost;
+            }
+            one.seconds = seconds_since(start) / static_cast<double>(text.size() - 1);
+            one.cache_bytes = (bound ? bound->kv() : all).bytes();
+        }
+    });
+
+    std::vector<bounded> means(kinds);
+    for (std::size_t k = 0; k < kinds; ++k) {
+        bounded& mean = means[k];
+        mean.policy = k == 0 ? "full" : policies[k - 1].name;
+        mean.curve.assign(each.front()[k].curve.size(), 0);
+        double bytes = 0;
+        std::vector<double> in_stretch(mean.curve.size(), 0);
+        for (std::size_t i = 0; i < each.size(); ++i) {
+            bounded const& one = each[i][k];
+            auto const read = static_cast<double>(passages[i].prompt.size() + passages[i].continuation.size() - 1);
+            bytes += read;
+            mean.bits += one.bits;
+            mean.seconds += one.seconds / static_cast<double>(each.size());
+            mean.cache_bytes = one.cache_bytes;
+            for (std::size_t c = 0; c < mean.curve.size(); ++c) {
+                mean.curve[c] += one.curve[c];
+                in_stretch[c] +=
+                    std::min(static_cast<double>(keep), read - static_cast<double>(c) * static_cast<double>(keep));
+            }
+        }
+        mean.bits /= bytes;
+        for (std::size_t c = 0; c < mean.curve.size(); ++c) mean.curve[c] /= in_stretch[c];
+    }
+    return means;
+}
+
 std::vector<float> judge(model const& lm, std::span<token const> tokens, index length, index prefix,
                          policy const& choice, index keep, index workers) {
     if (prefix < 1 || prefix >= length) throw std::invalid_argument("the prefix must be 1 to length - 1 tokens");
@@ -241,7 +291,7 @@ std::vector<float> judge(model const& lm, std::span<token const> tokens, index l
         auto const sequence = tokens.subspan(at * each, each);
         prefilled const prompt(lm, sequence.first(head), std::ssize(sequence) - prefix);
         terse::arena memory;
-        cache kv = prompt.compressed(choice, keep, static_cast<std::uint32_t>(i), memory);
+        cache kv = compressed(prompt, choice, keep, static_cast<std::uint32_t>(i), memory);
         auto const found =
             log_probabilities(lm, lm.forward(sequence.subspan(head - 1, rest), kv), sequence.subspan(head));
         std::copy(found.begin(), found.end(), out.begin() + static_cast<std::ptrdiff_t>(at * rest));

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine.hpp"
@@ -36,18 +37,9 @@ std::vector<passage> read_passages(std::filesystem::path const& path, token bos)
 /// The log-probability of each target after the state in its row. [targets]
 std::vector<float> log_probabilities(model const& lm, matrix const& states, std::span<token const> targets);
 
-/// A prompt that has been read: its cache and its queries, of which every policy starts.
-struct prefilled {
-    cache kv;
-    std::vector<matrix> queries;
-    token last;  ///< the last token, which is read again on top of the compressed cache
-
-    /// Reads a prompt of at least one token, leaving room for `more` tokens.
-    prefilled(model const& lm, std::span<token const> prompt, index more);
-
-    /// The cache as a policy leaves it, at `keep` tokens a head of which the last, popped again, is yet to be read.
-    [[nodiscard]] cache compressed(policy const& choice, index keep, std::uint32_t seed, terse::arena& memory) const;
-};
+/// The cache as a policy leaves it, at `keep` tokens a head of which the last, popped again, is yet to be read.
+[[nodiscard]] cache compressed(prefilled const& prompt, policy const& choice, index keep, std::uint32_t seed,
+                               terse::arena& memory);
 
 /// Bits per byte of a text in windows of `context - 1` tokens, each after a fresh BOS.
 /// @param windows  how many windows at most; 0 means all
@@ -87,6 +79,19 @@ struct prose {
 /// One entry a setting.
 std::vector<prose> measure_prose(model const& lm, std::span<passage const> passages, std::span<setting const> settings,
                                  index workers);
+
+/// Reading on with a cache of fixed size: what a bounded generation sees.
+struct bounded {
+    std::string_view policy;      ///< "full": a cache of all tokens
+    double bits = 0;              ///< bits per byte
+    std::vector<double> curve;    ///< the same of each stretch of `keep` bytes
+    std::size_t cache_bytes = 0;  ///< of keys and values, at the end
+    double seconds = 0;           ///< a token, the model's own work included
+};
+
+/// Each of the passages of `length` bytes behind BOS, read token by token, with every policy for generations and with a
+/// full cache; one entry a policy.
+std::vector<bounded> measure_generation(model const& lm, std::span<passage const> passages, index keep, index workers);
 
 /// Log-probabilities [sequences, length - prefix] of all tokens after the prefix of each sequence: the prefix is read,
 /// its cache is compressed to `keep` tokens once, and the rest is read on top.

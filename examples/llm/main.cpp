@@ -22,6 +22,7 @@ using nlohmann::json;
 constexpr std::array budgets{1.0, 0.5, 0.25, 0.125};
 constexpr double pictured = 0.25;
 constexpr std::array texts{"kjv", "moby", "sotu"};
+constexpr index bounded_slots = 96;  ///< of a cache that reads the passages' 1,024 tokens
 
 struct options {
     std::filesystem::path data = LLM_DATA;
@@ -89,10 +90,10 @@ json picture(llm::model const& lm, llm::document const& d) {
     json rows = json::array();
     for (llm::policy const& p : llm::policies()) {
         json layers = json::array();
-        for (index l = 0; l < prompt.kv.layers(); ++l) {
+        for (index l = 0; l < prompt.kv().layers(); ++l) {
             memory.rewind();
             auto const keep = llm::setting{&p, pictured}.keep(std::ssize(d.prompt));
-            auto const kept = llm::decide(p, prompt.kv, prompt.queries, l, keep, 0, memory).value();
+            auto const kept = llm::decide(p, prompt, l, keep, 0, memory).value();
             json heads = json::array();
             for (index h = 0; h < lm.shape().kv_heads; ++h) heads.push_back(kept[h].sources);
             layers.push_back(heads);
@@ -106,7 +107,7 @@ json picture(llm::model const& lm, llm::document const& d) {
 }
 
 void print_heading(std::vector<llm::recall> const& kinds) {
-    std::printf("%-9s %7s", "policy", "budget");
+    std::printf("%-12s %7s", "policy", "budget");
     for (llm::recall const& kind : kinds) std::printf("%8td facts", kind.facts);
     std::printf("%11s %8s %9s %8s %9s %12s\n", "bits/byte", "first 64", "KiB full", "KiB left", "tokens/s",
                 "compress ms");
@@ -114,7 +115,7 @@ void print_heading(std::vector<llm::recall> const& kinds) {
 
 void print(json const& r) {
     auto const value = [&](char const* key) { return r[key].get<double>(); };
-    std::printf("%-9s %5.1f %%", r["policy"].get<std::string>().c_str(), 100 * value("budget"));
+    std::printf("%-12s %5.1f %%", r["policy"].get<std::string>().c_str(), 100 * value("budget"));
     for (json const& kind : r["recall"])
         std::printf("%7d of %-3d", kind["right"].get<int>(), kind["documents"].get<int>());
     std::printf("%11.4f %8.4f %9.0f %8.0f %9.0f %12.2f\n", value("bits_per_byte"), value("bits_per_byte_opening"),
@@ -122,10 +123,29 @@ void print(json const& r) {
                 value("compress_ms"));
 }
 
+/// Reading on with a small cache: a table, and the JSON of it.
+json read_on(std::vector<llm::bounded> const& all) {
+    json rows = json::array();
+    std::printf("\nread on token by token, %td slots a head\n%-12s %9s %9s %12s\n", bounded_slots, "policy",
+                "bits/byte", "KiB cache", "us a token");
+    for (llm::bounded const& b : all) {
+        rows.push_back({{"policy", b.policy},
+                        {"bits_per_byte", b.bits},
+                        {"curve", b.curve},
+                        {"cache_bytes", b.cache_bytes},
+                        {"us_per_token", 1e6 * b.seconds}});
+        std::printf("%-12s %9.4f %9.0f %12.0f\n", std::string(b.policy).c_str(), b.bits,
+                    static_cast<double>(b.cache_bytes) / 1024, 1e6 * b.seconds);
+    }
+    return rows;
+}
+
 /// The table of policies and budgets over the bundled documents. The JSON holds
 ///   heldout   [{name, bytes, bits_per_byte}]
 ///   rows      [{policy, budget, recall: [{facts, documents, right}], bits_per_byte, bits_per_byte_opening,
 ///             bytes_before, bytes_after, tokens_per_second, compress_ms}]: the last four a document, of the longest
+///   bounded   {slots, rows: [{policy, bits_per_byte, curve, cache_bytes, us_per_token}]}: the curve is of each stretch
+///             of `slots` bytes
 ///   policies  [{name, summary}]
 ///   document  {text, answer, budget, policies: [{policy, kept: [layers][kv heads][tokens]}]}: token 0 is BOS, token
 ///             1 + i is byte i of the text
@@ -156,6 +176,7 @@ void demonstrate(llm::model const& lm, options const& given) {
         "recall: documents whose five-digit pass key is decoded right; bits/byte: of the 256 bytes after a "
         "prompt of 768 tokens;\nmemory, speed and the time to compress: of one document with %td facts\n",
         recalls.front().back().facts);
+    json const bounded = read_on(llm::measure_generation(lm, passages, bounded_slots, given.threads));
 
     if (!given.json.empty()) {
         json policies = json::array();
@@ -164,6 +185,7 @@ void demonstrate(llm::model const& lm, options const& given) {
         out << json{{"heldout", files},
                     {"policies", policies},
                     {"rows", rows},
+                    {"bounded", {{"slots", bounded_slots}, {"rows", bounded}}},
                     {"document", picture(lm, documents.front())}}
             << '\n';
         if (!out) throw std::runtime_error("cannot write " + given.json.string());
