@@ -33,12 +33,12 @@ json const& full_row(json const& llm) {
     return llm.at("rows").front();
 }
 
-/// The policies' names, as the rows have them; without `full`.
+/// The names of the policies that charts draw, as the rows have them.
 std::vector<std::string> names(json const& rows) {
     std::vector<std::string> result;
     for (json const& r : rows) {
         auto const name = r.at("policy").get<std::string>();
-        if (name != "full" && std::find(result.begin(), result.end(), name) == result.end()) result.push_back(name);
+        if (has_look(name) && std::find(result.begin(), result.end(), name) == result.end()) result.push_back(name);
     }
     return result;
 }
@@ -156,7 +156,7 @@ std::string slots_picture(json const& document) {
     json const policies = [&] {
         json result = json::array();
         for (json const& p : document.at("policies"))
-            if (p.at("policy") != "full") result.push_back(p);
+            if (has_look(p.at("policy"))) result.push_back(p);
         return result;
     }();
     json const& first = policies.at(0).at("kept");
@@ -263,6 +263,50 @@ std::string table(json const& rows) {
     return html + "</tbody></table></div></details>\n";
 }
 
+/// What a small cache costs each stretch of a text, beside the first row, the full cache.
+std::string bounded_chart(json const& bounded) {
+    double const slots = bounded.at("slots");
+    json const& rows = bounded.at("rows");
+    auto const full = rows.at(0).at("curve").get<std::vector<double>>();
+    auto const last = static_cast<double>(full.size()) * slots;
+    line_chart chart{.title = "Reading on with " + number(slots, 0) + " slots a head: what each " + number(slots, 0) +
+                              " bytes cost more",
+                     .x = {.label = "bytes read", .from = 0, .to = last},
+                     .y = {.label = "bits per byte above the full cache"}};
+    for (double at = 0; at <= last; at += 2 * slots) chart.x.ticks.push_back({at, number(at, 0)});
+    double low = 0, high = 0;
+    for (std::size_t i = 1; i < rows.size(); ++i) {
+        auto const name = rows[i].at("policy").get<std::string>();
+        series line{name, look_of(name), {}};
+        for (std::size_t c = 0; c < full.size(); ++c) {
+            double const more = rows[i].at("curve").at(c).get<double>() - full[c];
+            double const end = static_cast<double>(c + 1) * slots;
+            low = std::min(low, more);
+            high = std::max(high, more);
+            line.points.push_back({end, more, name + ", to byte " + number(end, 0) + ": " + fixed(more, 3)});
+        }
+        chart.lines.push_back(line);
+    }
+    constexpr double step = 0.05;
+    chart.y.from = std::floor(low / step) * step;
+    chart.y.to = std::ceil(high / step) * step;
+    for (double at = chart.y.from; at < chart.y.to + step / 2; at += step) chart.y.ticks.push_back({at, fixed(at, 2)});
+    chart.decimals = 2;
+    chart.height = 420;
+    return draw(chart);
+}
+
+std::string bounded_table(json const& rows) {
+    std::string html =
+        "<div class=\"wide\"><table><thead><tr><th>policy<th>bits per byte<th>KiB of cache<th>&micro;s a "
+        "token</tr></thead><tbody>\n";
+    for (json const& r : rows)
+        html += "<tr><th>" + escape(r.at("policy").get<std::string>()) + "<td>" + fixed(r.at("bits_per_byte"), 4) +
+                "<td>" + number(r.at("cache_bytes").get<double>() / 1024, 0) + "<td>" +
+                number(r.at("us_per_token"), 0) + "</tr>\n";
+    return html + "</tbody></table></div>\n";
+}
+
 /// The row that recalls most at the smallest budget.
 json const& best_row(json const& llm) {
     json const& rows = llm.at("rows");
@@ -310,6 +354,12 @@ std::string cache_section(json const& llm) {
             "</div></div>\n<p>Compressing includes deciding and moving. H2O recomputes the attention of every prompt "
             "token here; an engine that sums it while it reads the prompt does not pay for that.</p>\n" +
             table(rows);
+
+    json const& bounded = llm.at("bounded");
+    html +=
+        "<h3>A cache that does not grow</h3>\n<p>The model reads on token by token; whenever a head holds more than "
+        "its slots, the policy says which stay. The full cache holds everything.</p>\n<div class=\"two\">\n" +
+        bounded_chart(bounded) + bounded_table(bounded.at("rows")) + "</div>\n";
 
     json const& document = llm.at("document");
     html += "<h3>What is left of one document</h3>\n<p>Slots that each head keeps at " +

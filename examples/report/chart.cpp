@@ -27,15 +27,22 @@ std::vector<double> spread(std::vector<double> const& wanted, double gap, double
 
 }  // namespace
 
-look look_of(std::string const& policy) {
-    static std::map<std::string, look> const looks{
+namespace {
+
+std::map<std::string, look> const& looks() {
+    static std::map<std::string, look> const all{
         {"snapkv13", {"blue"}},
         {"snapkv7", {"blue", "7 3"}},
-        {"snapkv1", {"blue", "2 3"}},
+        {"snapkv", {"blue"}},
+        {"chunkkv", {"blue", "2 3"}},
         {"tova", {"orange"}},
         {"h2o", {"green"}},
+        {"blocks", {"green", "7 3"}},
+        {"r-kv", {"red"}},
         {"streaming", {"purple"}},
-        {"knorm", {"olive"}},
+        {"lagkv", {"purple", "7 3"}},
+        {"keydiff", {"olive"}},
+        {"knorm", {"olive", "7 3"}},
         {"random", {"grey", "2 3"}},
         {"tome", {"blue"}},
         {"tome-noprop", {"blue", "7 3"}},
@@ -44,9 +51,17 @@ look look_of(std::string const& policy) {
         {"divprune", {"green"}},
         {"average", {"purple"}},
     };
-    auto const found = looks.find(policy);
-    return found == looks.end() ? look{"grey"} : found->second;
+    return all;
 }
+
+}  // namespace
+
+look look_of(std::string const& policy) {
+    auto const found = looks().find(policy);
+    return found == looks().end() ? look{"grey"} : found->second;
+}
+
+bool has_look(std::string const& policy) { return looks().contains(policy); }
 
 double axis::share(double value) const {
     if (logarithmic) return std::log(value / from) / std::log(to / from);

@@ -15,6 +15,9 @@ struct look {
 /// The policy's look; policies without one of their own are grey.
 [[nodiscard]] look look_of(std::string const& policy);
 
+/// Whether the policy is one of those that charts draw: the others are in the tables.
+[[nodiscard]] bool has_look(std::string const& policy);
+
 struct point {
     double x = 0;
     double y = 0;

@@ -11,10 +11,10 @@ namespace {
 constexpr std::string_view style = R"(
 :root { color-scheme: light dark;
   --page: #fcfcfa; --ink: #1d1d1b; --muted: #605f5a; --rule: #dddbd4; --bed: #f1f0eb;
-  --blue: #0b62ad; --orange: #c2500a; --green: #087a52; --purple: #7d3fc0; --olive: #7a6500; --grey: #6f6e69; }
+  --blue: #0b62ad; --orange: #c2500a; --green: #087a52; --purple: #7d3fc0; --olive: #7a6500; --red: #b3261e; --grey: #6f6e69; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #161615; --ink: #ecebe6; --muted: #a5a49c; --rule: #3a3935; --bed: #222220;
-  --blue: #62b0f2; --orange: #f79a5b; --green: #43c896; --purple: #c49bf5; --olive: #d3b93f; --grey: #9b9a93; } }
+  --blue: #62b0f2; --orange: #f79a5b; --green: #43c896; --purple: #c49bf5; --olive: #d3b93f; --red: #ff8a80; --grey: #9b9a93; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 3rem 1.5rem 4rem; max-width: 1120px; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif; }
