@@ -5,18 +5,16 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <numeric>
 
 #include <Eigen/Core>
 
 #include <terse/kv.hpp>
 
 #include "../compare.hpp"
+#include "eigen.hpp"
 
 namespace terse::bench {
 namespace {
-
-using matrix = row_major<float>;
 
 constexpr index budget = 1024;
 constexpr snapkv_settings snapkv{budget, 5};
@@ -28,15 +26,7 @@ auto keys_of(attention_inputs const& e, index kv) {
 /// Sums over the window of query head h's attention, by the book.
 Eigen::RowVectorXf attention_columns(attention_inputs const& e, index h) {
     auto const queries = view(e.queries.data() + h * e.window * e.dim, e.window, e.dim).map();
-    matrix logits = queries * keys_of(e, h / (e.heads / e.kv_heads)).transpose();
-    logits *= 1.0F / std::sqrt(static_cast<float>(e.dim));
-    for (index i = 0; i < e.window; ++i) {
-        auto row = logits.row(i);
-        row.tail(e.window - 1 - i).setConstant(-std::numeric_limits<float>::infinity());
-        row = (row.array() - row.maxCoeff()).exp().matrix();
-        row /= row.sum();
-    }
-    return logits.colwise().sum();
+    return attention(queries, keys_of(e, h / (e.heads / e.kv_heads))).colwise().sum();
 }
 
 /// The mean over the query heads of a kv head, or over all of them.
@@ -45,32 +35,6 @@ matrix by_group(attention_inputs const& e, bool across_heads) {
     matrix scores = matrix::Zero(rows, e.tokens);
     for (index h = 0; h < e.heads; ++h) scores.row(h / group) += attention_columns(e, h);
     return scores / static_cast<float>(group);
-}
-
-matrix pooled(matrix const& scores, index kernel) {
-    matrix out = matrix::Zero(scores.rows(), scores.cols());
-    for (index shift = -(kernel / 2); shift <= kernel / 2; ++shift) {
-        index const begin = std::max<index>(0, -shift), count = scores.cols() - std::abs(shift);
-        out.middleCols(begin, count) += scores.middleCols(begin + shift, count) / static_cast<float>(kernel);
-    }
-    return out;
-}
-
-/// Ascending slots of the highest scores before the last `recent`, and those.
-slots highest(matrix const& scores, index tokens, index keep, index recent) {
-    slots kept;
-    for (index r = 0; r < scores.rows(); ++r) {
-        std::vector<token> order(static_cast<std::size_t>(tokens - recent));
-        std::iota(order.begin(), order.end(), token{0});
-        auto const cut = order.begin() + (keep - recent);
-        std::nth_element(order.begin(), cut, order.end(),
-                         [&](token a, token b) { return scores(r, a) > scores(r, b); });
-        std::sort(order.begin(), cut);
-        order.erase(cut, order.end());
-        for (index t = tokens - recent; t < tokens; ++t) order.push_back(static_cast<token>(t));
-        kept.push_back(order);
-    }
-    return kept;
 }
 
 /// A policy, the scores that it goes by, by the book, and what it keeps.
@@ -83,7 +47,7 @@ struct eviction {
 
 /// Whether every slot kept is, by the book's scores, among the kept ones or level with the last of them.
 bool correct(slots const& found, matrix const& scores, index tokens, index keep, index recent, float tolerance) {
-    auto const expected = highest(scores, tokens, keep, recent);
+    auto const expected = kept_by_rows(scores, tokens, keep, recent);
     if (found.size() != expected.size()) return false;
     for (std::size_t r = 0; r < found.size(); ++r) {
         auto const score = [&](token t) { return scores(static_cast<index>(r), t); };
@@ -95,12 +59,6 @@ bool correct(slots const& found, matrix const& scores, index tokens, index keep,
         if (found[r].size() != expected[r].size()) return false;
     }
     return true;
-}
-
-slots as_slots(plans const& p) {
-    slots all;
-    for (plan const& each : p.items) all.emplace_back(each.sources.begin(), each.sources.end());
-    return all;
 }
 
 /// @param more  other peers, in float
@@ -141,7 +99,7 @@ contest evict(index n, index window, limit (*bound)(attention_inputs const&, std
     if constexpr (std::same_as<T, float>) {
         c.candidates.push_back({eigen_name(), [s, e](std::size_t input) {
                                     auto const& in = s->inputs[input];
-                                    keep(highest(e.scores(in), in.tokens, e.keep, e.recent));
+                                    keep(kept_by_rows(e.scores(in), in.tokens, e.keep, e.recent));
                                 }});
         for (auto const& [name, solve] : more) {
             c.candidates.push_back(

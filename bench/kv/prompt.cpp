@@ -4,7 +4,6 @@
 #include <iterator>
 
 namespace terse::bench {
-namespace {
 
 slots as_slots(plans const& p) {
     slots all;
@@ -22,10 +21,8 @@ bool same(slots const& a, slots const& b, double share) {
     return a.size() == b.size() && static_cast<double>(apart.size()) <= 2 * share * static_cast<double>(count);
 }
 
-}  // namespace
-
-void add_prompt_rows(std::string const& kernel, prompt_method const& method) {
-    for (index const n : prompt::lengths) {
+void add_prompt_rows(std::string const& kernel, prompt_method const& method, std::vector<index> const& lengths) {
+    for (index const n : lengths) {
         add({kernel, {{"n", n}, {"kv_heads", prompt::kv_heads}, {"heads", prompt::heads}, {"d", prompt::dim}}}, [=] {
             auto const p = prompt_of(n);
             auto const memory = std::make_shared<arena>();
@@ -36,7 +33,7 @@ void add_prompt_rows(std::string const& kernel, prompt_method const& method) {
                                         memory->rewind();
                                         keep(method.ours(*p, *memory));
                                     }});
-            c.candidates.push_back({eigen_name(), [=](std::size_t) { keep(method.theirs(*p)); }});
+            c.candidates.push_back({method.peer, [=](std::size_t) { keep(method.theirs(*p)); }});
             return c;
         });
     }

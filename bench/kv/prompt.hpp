@@ -65,15 +65,21 @@ struct prompt {
 
 /// For each kv head, or for all of them, the slots that stay, ascending.
 using slots = std::vector<std::vector<token>>;
+[[nodiscard]] slots as_slots(plans const& p);
 
-/// What a method does to a prompt, and the same by the book in Eigen.
+/// Whether they differ in no more than this share of the slots.
+[[nodiscard]] bool same(slots const& a, slots const& b, double share);
+
+/// What a method does to a prompt, and the same by the book, in Eigen unless a peer is named.
 struct prompt_method {
     std::function<result<plans>(prompt const&, arena&)> ours;
     std::function<slots(prompt const&)> theirs;
     double differ = 1e-3;  ///< share of the slots in which they may differ, where scores are nearly equal
+    std::string peer = eigen_name();
 };
 
-/// Adds a row for each length: the time beside one pass over the keys, and beside Eigen.
-void add_prompt_rows(std::string const& kernel, prompt_method const& method);
+/// Adds a row for each length: the time beside one pass over the keys, and beside the peer.
+void add_prompt_rows(std::string const& kernel, prompt_method const& method,
+                     std::vector<index> const& lengths = {prompt::lengths.begin(), prompt::lengths.end()});
 
 }  // namespace terse::bench

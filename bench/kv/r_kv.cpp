@@ -1,0 +1,90 @@
+// R-KV and CompressKV against what an engine author writes with Eigen: whole products, whole softmax rows, nth_element.
+// R-KV compares all keys with all others: it runs while decoding, on its budget and 128 slots more; on 4,096 to see how
+// it grows. No two of these random keys are alike, which is the most work there is for it.
+#include <array>
+
+#include <Eigen/Core>
+
+#include <terse/kv/compresskv.hpp>
+#include <terse/kv/r_kv.hpp>
+
+#include "eigen.hpp"
+
+namespace terse::bench {
+namespace {
+
+constexpr index window = 8, keep = 1024;
+constexpr float threshold = 0.5F, importance = 0.1F;
+constexpr std::array<index, 4> voting = {1, 9, 18, 30};
+
+auto last_queries_of(prompt const& p, index h) { return p.queries_of(h).bottomRows(window); }
+
+/// The highest of seven neighbours.
+Eigen::RowVectorXf widened(Eigen::RowVectorXf const& in) {
+    Eigen::RowVectorXf out = in;
+    for (index shift = 1; shift <= 3; ++shift) {
+        index const count = in.size() - shift;
+        out.head(count) = out.head(count).cwiseMax(in.tail(count));
+        out.tail(count) = out.tail(count).cwiseMax(in.head(count));
+    }
+    return out;
+}
+
+slots r_kv(prompt const& p) {
+    index const n = p.tokens, scored = n - window;
+    Eigen::RowVectorXf const numbers = Eigen::RowVectorXf::LinSpaced(n, 0, static_cast<float>(n - 1));
+    slots kept;
+    for (index kv = 0; kv < prompt::kv_heads; ++kv) {
+        auto const past = p.keys_of(kv).topRows(scored);
+        matrix logits = logits_of(last_queries_of(p, kv * prompt::group), past);
+        for (index g = 1; g < prompt::group; ++g)
+            logits = logits.cwiseMax(logits_of(last_queries_of(p, kv * prompt::group + g), past));
+        softmax_rows(logits);
+        auto const watched = widened(logits.colwise().mean());
+
+        matrix const unit = p.keys_of(kv).rowwise().normalized();
+        matrix cosines(n, n);
+        cosines.noalias() = unit * unit.transpose();
+        cosines.diagonal().setZero();
+        for (index i = 0; i < n; ++i) {
+            auto const last =
+                static_cast<index>((cosines.row(i).array() > threshold).select(numbers.array(), -1.0F).maxCoeff());
+            if (last >= 0) cosines(i, last) = 0;
+        }
+        Eigen::RowVectorXf repeated = cosines.colwise().mean();
+        softmax_rows(repeated);
+        Eigen::RowVectorXf const scores = importance * watched - (1 - importance) * repeated.head(scored);
+        kept.push_back(kept_by(higher(scores), n, keep, window));
+    }
+    return kept;
+}
+
+slots compresskv(prompt const& p) {
+    index const before = p.tokens - window;
+    Eigen::RowVectorXf sums = Eigen::RowVectorXf::Zero(before);
+    for (index const h : voting) sums += attention_of(p, h, window).leftCols(before).colwise().sum();
+    auto const scores = pooled(sums, 5);
+    return {kept_by(higher(scores), p.tokens, keep, window)};
+}
+
+bool const added = [] {
+    add_prompt_rows("r-kv",
+                    {.ours =
+                         [](prompt const& p, arena& memory) {
+                             return kv::r_kv{
+                                 .keep = keep, .window = window, .importance = importance, .threshold = threshold}(
+                                 p.layer(window), memory);
+                         },
+                     .theirs = r_kv},
+                    {keep + 128, 4096});
+    add_prompt_rows("compresskv", {.ours =
+                                       [](prompt const& p, arena& memory) {
+                                           return kv::compresskv{.heads = voting, .keep = keep, .window = window}(
+                                               p.layer(window), memory);
+                                       },
+                                   .theirs = compresskv});
+    return true;
+}();
+
+}  // namespace
+}  // namespace terse::bench
