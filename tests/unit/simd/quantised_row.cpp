@@ -154,8 +154,8 @@ TEMPLATE_LIST_TEST_CASE("attention to keys in 8 bit is that to the keys that the
                 3, count, query, keys, [&](index t) { return x.row(t); }, dim, 0.3F, 0, keys - count + 1, got, keys,
                 keys, scratch);
             simd::scalar::softmax_columns(
-                3, count, query, keys, [&](index t) { return x.exact(t); }, dim, 0.3F, 0, keys - count + 1, expected,
-                keys, keys);
+                3, count, query, keys, [&](index t) { return x.exact(t); }, dim, 0.3F, 0,
+                [&](index i) { return keys - count + 1 + i; }, expected, keys, keys, simd::once{});
             for (std::size_t i = 0; i < got.size(); ++i)
                 CHECK(got[i] == Approx(expected[i]).epsilon(1e-4).margin(1e-6));
         }
