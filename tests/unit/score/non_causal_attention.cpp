@@ -189,7 +189,10 @@ TEST_CASE("a weighted sum of scorers", "[score][weighted_sum]") {
     CHECK(list(sum(a, a, 0).value().values) == a);  // not 0 * infinity
     CHECK(sum(a, b, -1).error() == errc::bad_setting);
     CHECK(sum(a, b, not_a_number).error() == errc::bad_setting);
-    CHECK(sum(a, c, 1).error() == errc::bad_shape);
+    // Slots that one of the two leaves out have no sum.
+    scores const common = sum(a, c, 1).value();
+    CHECK(common.tokens == 2);
+    CHECK(list(common.row(0)) == std::vector<float>{2, 4});
 }
 
 }  // namespace terse::test
