@@ -85,9 +85,10 @@ slots simlayerkv(prompt const& p) {
         matrix const a = attention_of(p, h, 1);
         share += a.leftCols(sinks).sum() + a.middleCols(p.tokens - 1 - recent, recent).sum();
     }
-    std::vector<token> kept(static_cast<std::size_t>(p.tokens));
-    std::iota(kept.begin(), kept.end(), token{0});
-    if (share / prompt::heads > 0) kept.erase(kept.begin() + sinks, kept.end() - (recent - 1));
+    index const tail = share / prompt::heads > 0 ? recent - 1 : p.tokens - sinks;
+    std::vector<token> kept(static_cast<std::size_t>(sinks + tail));
+    std::iota(kept.begin(), kept.begin() + sinks, token{0});
+    std::iota(kept.begin() + sinks, kept.end(), static_cast<token>(p.tokens - tail));
     return {kept};
 }
 
