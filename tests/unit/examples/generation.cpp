@@ -1,27 +1,19 @@
 #include "llm/generation.hpp"
 
 #include <cmath>
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include <catch2/catch.hpp>
 
-#include "common/safetensors.hpp"
 #include "llm/evaluate.hpp"
+#include "unit/examples/bundled.hpp"
 
 namespace {
 
 using llm::matrix;
 using terse::index;
 using terse::token;
-
-std::filesystem::path const models = TERSE_SOURCE_DIR "/models";
-
-llm::model const& bundled() {
-    static auto const lm = llm::model::read(safetensors::file::read(models / "lm.safetensors"));
-    return lm;
-}
 
 /// The slow way: every key and value of every token so far, unturned, and which of them each head still has. For each
 /// token a cache is filled from scratch with those that are left, turned to where they stand.

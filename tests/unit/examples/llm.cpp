@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <filesystem>
 #include <numeric>
 #include <random>
 #include <string>
@@ -14,19 +13,13 @@
 
 #include "common/safetensors.hpp"
 #include "llm/evaluate.hpp"
+#include "unit/examples/bundled.hpp"
 
 namespace {
 
 using llm::matrix;
 using terse::index;
 using terse::token;
-
-std::filesystem::path const models = TERSE_SOURCE_DIR "/models";
-
-llm::model const& bundled() {
-    static auto const lm = llm::model::read(safetensors::file::read(models / "lm.safetensors"));
-    return lm;
-}
 
 std::vector<token> prompt_of(std::string const& text) {
     std::vector<token> tokens{bundled().shape().bos};
