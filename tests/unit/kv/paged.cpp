@@ -41,7 +41,12 @@ struct paged_cache {
         for (index head = 0; head < h; ++head)
             for (index t = 0; t < n; ++t) std::fill_n(view(used()).row(head, t), dim, content(head, t));
     }
-    [[nodiscard]] static T content(index h, index t) { return static_cast<T>(static_cast<float>(h * 100 + t)); }
+    [[nodiscard]] static T content(index h, index t) {
+        if constexpr (std::integral<T>)
+            return static_cast<T>(h * 100 + t);  // in 8 bits, modulo 256
+        else
+            return static_cast<T>(static_cast<float>(h * 100 + t));
+    }
     [[nodiscard]] tokens_list used() const { return {table.begin(), table.begin() + std::ssize(table) / 2}; }
     [[nodiscard]] tokens_list unused() const { return {table.begin() + std::ssize(table) / 2, table.end()}; }
     [[nodiscard]] paged_span<T> view(std::span<token const> blocks) {
