@@ -112,7 +112,7 @@ void add_policy(std::string const& name, Policy const& policy, slots (*book)(qua
 std::vector<token> every_second(index kept, unsigned seed) {
     std::mt19937 random(seed);
     std::vector<token> sources;
-    for (index i = 0; i < kept; ++i) sources.push_back(static_cast<token>(2 * i + (random() >> 31)));
+    for (index i = 0; i < kept; ++i) sources.push_back(static_cast<token>(2 * i + static_cast<index>(random() >> 31)));
     return sources;
 }
 

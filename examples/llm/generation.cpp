@@ -201,7 +201,8 @@ matrix generation::read(token next) {
 }
 
 void generation::evict(index l, matrix const& queries) {
-    auto& [bytes, ledger, decides] = layers_[static_cast<std::size_t>(l)];
+    auto& ledger = layers_[static_cast<std::size_t>(l)].ledger;
+    auto& decides = layers_[static_cast<std::size_t>(l)].decides;
     llm::shape const& s = lm_->shape();
     layer const seen{.keys = cache_.keys(l), .values = cache_.values(l)};
     memory_.rewind();

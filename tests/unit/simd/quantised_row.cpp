@@ -73,7 +73,9 @@ TEMPLATE_LIST_TEST_CASE("rows in 8 bit are read as the floats that they stand fo
             for (index i = 0; i < width; ++i) REQUIRE(got[static_cast<std::size_t>(i)] == x.exact(2)[c + i]);
         }
         samples::rows<Scale> other(1, dim, 4, 0, 1);
-        auto const near = [&](double value) { return Approx(value).margin(1e-5 * static_cast<double>(dim + 1)); };
+        auto const near = [&, dim = dim](double value) {
+            return Approx(value).margin(1e-5 * static_cast<double>(dim + 1));
+        };
         for (index const n : {dim, dim - 1, dim / 2}) {
             auto const row = x.row(1);
             auto const* const exact = x.exact(1);
