@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <span>
 
 #include <terse/core/layer.hpp>
@@ -94,7 +93,7 @@ struct attention {
                           auto const out = row(values, r);
                           reduce_rows(row(columns, first, last - first), out, group);
                           if (!pool_first) pool_in_place(out, own, row(pooled, worker));
-                          std::fill(out.begin() + own, out.end(), std::numeric_limits<float>::quiet_NaN());
+                          std::fill(out.begin() + own, out.end(), no_score);
                       }
                   });
         memory.rewind(top);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 
 #include <terse/core/layer.hpp>
 #include <terse/score/scores.hpp>
@@ -41,7 +40,7 @@ struct key_difference {
                     float const square = simd::squared_norm(key, dim), inverse = simd::inverse_norm(square);
                     bool const counts = simd::is_finite(square);
                     values[static_cast<std::size_t>(h * n + t)] =
-                        counts ? inverse : std::numeric_limits<float>::quiet_NaN();
+                        counts ? inverse : no_score;
                     if (counts) simd::add_scaled(key, inverse, sum, dim);
                 });
         });

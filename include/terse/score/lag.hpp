@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <span>
 
 #include <terse/core/layer.hpp>
@@ -86,7 +85,7 @@ struct lag {
     void fill_unscored(std::span<float> row, index held) const noexcept {
         auto const end = row.begin() + held;
         std::fill(row.begin(), end, 1.0F);
-        std::fill(end, row.end(), std::numeric_limits<float>::quiet_NaN());
+        std::fill(end, row.end(), no_score);
         if (count(held) >= 2) return;
         for (index t = sinks; t < held; ++t)
             row[static_cast<std::size_t>(t)] = static_cast<float>(t - sinks) / static_cast<float>(held - sinks);
@@ -115,11 +114,10 @@ struct lag {
     }
 
     static void combine(std::span<float> of_keys, std::span<float> of_values, std::span<float> out) noexcept {
-        constexpr float none = std::numeric_limits<float>::quiet_NaN();
         for (std::size_t j = 0; j < out.size(); ++j) {
             bool const counts = simd::is_finite(of_keys[j]) && simd::is_finite(of_values[j]);
-            out[j] = counts ? 0.0F : none;
-            if (!counts) of_keys[j] = of_values[j] = none;
+            out[j] = counts ? 0.0F : no_score;
+            if (!counts) of_keys[j] = of_values[j] = no_score;
         }
         simd::softmax(of_keys);
         simd::softmax(of_values);

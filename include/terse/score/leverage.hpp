@@ -6,7 +6,6 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <variant>
 
@@ -155,7 +154,6 @@ struct leverage {
     void of_head(Row row, index dim, index wide, float const* packed, std::span<float> out,
                  bench const& b) const noexcept {
         constexpr index width = simd::projected_width<>, flush = 256, hot = 16;
-        constexpr float nan = std::numeric_limits<float>::quiet_NaN();
         index const n = static_cast<index>(out.size());
 
         // The mean of what is finite; sums in float stay short.
@@ -165,7 +163,7 @@ struct leverage {
             std::fill(b.sums.begin(), b.sums.end(), 0.0F);
             for (index i = t; i < std::min(t + flush, n); ++i) {
                 bool const takes_part = simd::is_finite(simd::squared_norm(row(i), dim));
-                out[size(i)] = takes_part ? 0.0F : nan;
+                out[size(i)] = takes_part ? 0.0F : no_score;
                 if (!takes_part) continue;
                 simd::add_scaled(row(i), 1.0F, b.sums.data(), dim);
                 ++finite;
@@ -197,14 +195,14 @@ struct leverage {
         }
 
         for (index c = 0; c < wide; ++c) b.gram[size(c * (wide + 1))] += static_cast<double>(ridge);
-        if (!simd::invert_cholesky(b.gram.data(), wide)) return std::fill(out.begin(), out.end(), nan);
+        if (!simd::invert_cholesky(b.gram.data(), wide)) return std::fill(out.begin(), out.end(), no_score);
         simd::pack_triangle(b.gram.data(), wide, b.packed.data());
         for (index panel = 0; panel < panels; ++panel) {
             simd::whitened_norms(b.projected.data() + panel * wide * width, wide, width, b.packed.data(),
                                  b.lengths.data(), b.doubles.data());
             for (index i = 0; i < std::min(width, n - panel * width); ++i) {
                 float& x = out[size(panel * width + i)];
-                x = simd::is_nan(x) ? nan : b.lengths[size(i)];
+                x = simd::is_nan(x) ? no_score : b.lengths[size(i)];
             }
         }
     }

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <span>
 
 #include <terse/core/layer.hpp>
@@ -114,7 +113,7 @@ struct logits {
                 simd::add_scaled(products.data(), scale / heads, out.data(), held);
             }
         }
-        std::fill(out.begin() + held, out.end(), std::numeric_limits<float>::quiet_NaN());
+        std::fill(out.begin() + held, out.end(), no_score);
     }
 
     template <class T, class Cache>

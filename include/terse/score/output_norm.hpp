@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <span>
 
 #include <terse/core/layer.hpp>
@@ -53,7 +52,7 @@ struct output_norm {
                           index const count = std::clamp<index>(length_of(l.values, kv) - first, 0, room);
                           auto const out = part(values, kv * tokens + first, room);
                           std::fill_n(out.begin(), count, 0.0F);
-                          std::fill(out.begin() + count, out.end(), std::numeric_limits<float>::quiet_NaN());
+                          std::fill(out.begin() + count, out.end(), no_score);
                           auto const value = [&](index t) noexcept { return l.values.row(kv, first + t); };
                           auto const weight = [&](index i) noexcept {
                               return projection.row(i % hidden) + (kv * group + i / hidden) * dim;

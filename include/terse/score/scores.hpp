@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <iterator>
+#include <limits>
 #include <span>
 
 #include <terse/core/arena.hpp>
@@ -56,6 +57,9 @@ concept scorer = requires(S const& score, Input const& input, arena& memory, ser
 };
 
 namespace score {
+
+/// Of a slot that has none: it ranks last.
+inline constexpr float no_score = std::numeric_limits<float>::quiet_NaN();
 
 /// The scorer for scores that the caller has already.
 struct given {

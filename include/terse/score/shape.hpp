@@ -7,6 +7,7 @@
 #include <span>
 
 #include <terse/core/types.hpp>
+#include <terse/score/scores.hpp>
 #include <terse/simd/batch.hpp>
 
 namespace terse::score {
@@ -104,7 +105,7 @@ inline void standardise(std::span<float> values, float least = 1e-6F) noexcept {
 inline void frame_row(std::span<float> row, index begin, index end, index length) noexcept {
     std::fill(row.begin(), row.begin() + begin, std::numeric_limits<float>::infinity());
     std::fill(row.begin() + end, row.begin() + length, std::numeric_limits<float>::infinity());
-    std::fill(row.begin() + length, row.end(), std::numeric_limits<float>::quiet_NaN());
+    std::fill(row.begin() + length, row.end(), no_score);
 }
 
 }  // namespace terse::score

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <span>
 
 #include <terse/core/parallel.hpp>
 #include <terse/core/types.hpp>
+#include <terse/score/scores.hpp>
 #include <terse/simd/quantised_row.hpp>
 #include <terse/simd/rows.hpp>
 
@@ -24,7 +24,7 @@ void for_slots(index heads, index tokens, index cost, Length length, std::span<f
             index const held = std::clamp<index>(length(h), first, last);
             float* const out = values.data() + begin;
             if (first < held) fill(h, first, held, out);
-            std::fill(out + (held - first), out + (last - first), std::numeric_limits<float>::quiet_NaN());
+            std::fill(out + (held - first), out + (last - first), no_score);
             begin += last - first;
         }
     });

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <limits>
 #include <span>
 
 #include <terse/core/layer.hpp>
@@ -87,7 +86,7 @@ struct squared_norm {
         auto const count = std::ssize(row);
         float sum = simd::sum(row.data(), count);
         if (!simd::is_finite(sum)) {
-            for (float& x : row) x = simd::is_finite(x) ? x : std::numeric_limits<float>::quiet_NaN();
+            for (float& x : row) x = simd::is_finite(x) ? x : no_score;
             sum = 0;
             for (float const x : row) sum += simd::is_nan(x) ? 0.0F : x;
         }
