@@ -27,7 +27,7 @@ class timer {
   public:
     timer(std::function<void(std::size_t)> const& run, std::size_t inputs) : run_{&run}, inputs_{inputs} {
         double once = sample();  // cold
-        once = std::min(once, sample());
+        if (once < 0.1) once = std::min(once, sample());
         calls_ = std::clamp<std::size_t>(static_cast<std::size_t>(20e-6 / once), 1, 1000);
     }
     /// Seconds a call.
@@ -45,10 +45,10 @@ class timer {
 /// All of a contest in shuffled order, round after round; ratios are those within a round, so that they stand when the
 /// clock does not.
 outcome run(contest const& c) {
-    constexpr double long_enough = 0.4, too_long = 4;
-    constexpr double slow = 1;  // seconds a round
-    // What takes a second and more is disturbed little, for its length: three rounds of it do where others need seven.
-    constexpr std::size_t few = 7, few_if_slow = 3, many = 301;
+    constexpr double long_enough = 0.4, too_long = 2;
+    constexpr double slow = 1, very_slow = 6;  // seconds a round
+    // What takes a second and more is disturbed little, for its length: it needs fewer rounds.
+    constexpr std::size_t few = 5, few_if_slow = 3, few_if_very_slow = 2, many = 301;
     std::vector<timer> timers{{c.bound.probe, c.inputs}};
     for (auto const& each : c.candidates) timers.emplace_back(each.run, c.inputs);
     std::vector<std::vector<double>> slower(timers.size());  // than terse, a round
@@ -59,9 +59,9 @@ outcome run(contest const& c) {
     auto const start = clock::now();
     for (std::size_t round = 0; round < many; ++round) {
         double const spent = std::chrono::duration<double>(clock::now() - start).count();
-        bool const is_slow = round > 0 && spent > slow * static_cast<double>(round);
-        if (is_slow && round >= few_if_slow) break;
-        if ((round >= few && spent > too_long) || (round >= 10 * few && spent > long_enough)) break;
+        double const each = round > 0 ? spent / static_cast<double>(round) : 0;
+        if (each > slow && round >= (each > very_slow ? few_if_very_slow : few_if_slow)) break;
+        if ((round >= few && spent > too_long) || (round >= 70 && spent > long_enough)) break;
         std::shuffle(order.begin(), order.end(), random);
         for (std::size_t const i : order) now[i] = timers[i].sample();
         ours.push_back(now[1]);

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,14 +54,12 @@ struct prompt {
     }
 };
 
-/// The prompt of a length, made once for the rows that follow each other and share it.
+/// The prompt of a length, made once: it takes as long as many a method on it.
 [[nodiscard]] inline std::shared_ptr<prompt const> prompt_of(index tokens) {
-    static std::shared_ptr<prompt const> last;
-    if (last == nullptr || last->tokens != tokens) {
-        last.reset();
-        last = std::make_shared<prompt const>(tokens);
-    }
-    return last;
+    static std::map<index, std::shared_ptr<prompt const>> made;
+    auto& p = made[tokens];
+    if (p == nullptr) p = std::make_shared<prompt const>(tokens);
+    return p;
 }
 
 /// For each kv head, or for all of them, the slots that stay, ascending.

@@ -27,7 +27,8 @@ void standardise(matrix& scores) {
 
 /// Moments of the prompt's queries and the frequencies of a usual encoding, made once.
 struct statistics {
-    std::vector<float> mean, covariance, frequency;
+    std::vector<float> mean, frequency;
+    std::vector<float, Eigen::aligned_allocator<float>> covariance;  // as Eigen's own matrices are
     kv::query_moments moments{};
 
     statistics()

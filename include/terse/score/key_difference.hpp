@@ -39,8 +39,7 @@ struct key_difference {
                 [&](index t, auto key) noexcept {
                     float const square = simd::squared_norm(key, dim), inverse = simd::inverse_norm(square);
                     bool const counts = simd::is_finite(square);
-                    values[static_cast<std::size_t>(h * n + t)] =
-                        counts ? inverse : no_score;
+                    values[static_cast<std::size_t>(h * n + t)] = counts ? inverse : no_score;
                     if (counts) simd::add_scaled(key, inverse, sum, dim);
                 });
         });

@@ -50,13 +50,17 @@ template <class Arch = default_arch, class T>
     auto* const out = reinterpret_cast<std::uint8_t*>(to);
     if (size < width) return copy_short(in, out, size);
     index i = 0;
-    for (index const whole = size - size % (8 * width); i < whole; i += 8 * width) {
-        std::array<bytes, 8> x;
-        unroll<8>([&](auto v) { x[v] = bytes::load_unaligned(in + i + v * width); });
-        unroll<8>([&](auto v) { x[v].store_unaligned(out + i + v * width); });
-    }
-    for (index const whole = size - size % width; i < whole; i += width)
-        bytes::load_unaligned(in + i).store_unaligned(out + i);
+    auto const move = [&](auto registers) noexcept {
+        constexpr index block = registers * width;
+        for (index const whole = size - (size - i) % block; i < whole; i += block) {
+            std::array<bytes, registers> x;
+            unroll<registers>([&](auto v) { x[v] = bytes::load_unaligned(in + i + v * width); });
+            unroll<registers>([&](auto v) { x[v].store_unaligned(out + i + v * width); });
+        }
+    };
+    move(std::integral_constant<int, 8>{});
+    move(std::integral_constant<int, 4>{});
+    move(std::integral_constant<int, 1>{});
     if (i < size) bytes::load_unaligned(in + size - width).store_unaligned(out + size - width);
 }
 
@@ -177,12 +181,18 @@ template <class Arch, class T, class Dim>
 template <class Arch = default_arch, class T>
 void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
     constexpr auto size = static_cast<index>(sizeof(T));
-    // Codes and their scales are rows so short that a loop over their registers shows.
+    [[maybe_unused]] T const* const first = rows;
+    // Codes and their scales are rows so short that a loop over their registers shows, and of those of one word all else.
     if constexpr (size <= 2) {
         if (dim * size == 128)
             return compact_rows_of<Arch>(rows, stride, sources, std::integral_constant<index, 128 / size>{});
-        if (dim * size == 8)
-            return compact_rows_of<Arch>(rows, stride, sources, std::integral_constant<index, 8 / size>{});
+        if (dim * size == 8) {
+            for (token const source : sources) {
+                std::memmove(rows, first + source * stride, 8);
+                rows += stride;
+            }
+            return;
+        }
     }
     compact_rows_of<Arch>(rows, stride, sources, dim);
 }
