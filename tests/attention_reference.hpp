@@ -8,7 +8,7 @@
 
 #include <terse/core/layer.hpp>
 
-#include "support.hpp"
+#include "scorer_shapes.hpp"
 
 namespace terse::test {
 
@@ -21,25 +21,48 @@ template <class T, class Cache>
     return slot <= l.query_positions[static_cast<std::size_t>(i)];
 }
 
+/// Of one head of a cache the first slots, in double precision.
+template <class Cache>
+[[nodiscard]] matrix head_rows(Cache const& cache, index h, index count) {
+    matrix all;
+    for (index t = 0; t < count; ++t) {
+        auto& row = all.emplace_back();
+        for (index c = 0; c < cache.dim; ++c)
+            row.push_back(static_cast<double>(static_cast<float>(cache.row(h, t)[c])));
+    }
+    return all;
+}
+
+template <class T>
+[[nodiscard]] matrix head_rows(tensor<T> const& x, index h, index count) {
+    return head_rows(x.by_head(), h, count);
+}
+
+[[nodiscard]] inline double product(std::vector<double> const& a, std::vector<double> const& b) {
+    double sum = 0;
+    for (std::size_t c = 0; c < a.size(); ++c) sum += a[c] * b[c];
+    return sum;
+}
+
 /// The logits of the last queries, [heads, queries, tokens], in double precision and the plain way; -infinity where a
 /// query does not see.
 template <class T, class Cache>
-[[nodiscard]] std::vector<std::vector<std::vector<double>>> logit_matrix(layer<T, Cache> const& l) {
+[[nodiscard]] std::vector<matrix> logit_matrix(layer<T, Cache> const& l) {
     double const scale = l.scale != 0 ? static_cast<double>(l.scale) : 1 / std::sqrt(static_cast<double>(l.keys.dim));
-    std::vector<std::vector<std::vector<double>>> all;
-    for (index h = 0; h < l.queries.heads; ++h) {
-        auto& head = all.emplace_back();
-        for (index i = 0; i < l.queries.tokens; ++i) {
-            auto& row = head.emplace_back(static_cast<std::size_t>(l.tokens()), -INFINITY);
-            for (index j = 0; sees(l, h / l.group(), i, j); ++j) {
-                double x = 0;
-                for (index c = 0; c < l.keys.dim; ++c)
-                    x += static_cast<double>(static_cast<float>(l.queries.row(h, i)[c])) *
-                         static_cast<double>(static_cast<float>(l.keys.row(h / l.group(), j)[c]));
-                x *= scale;
-                if (l.soft_cap > 0)
-                    x = static_cast<double>(l.soft_cap) * std::tanh(x / static_cast<double>(l.soft_cap));
-                row[static_cast<std::size_t>(j)] = x;
+    double const cap = static_cast<double>(l.soft_cap);
+    std::vector<matrix> all;
+    for (index kv = 0; kv < l.kv_heads(); ++kv) {
+        matrix const keys = head_rows(l.keys, kv, l.length(kv));
+        for (index h = kv * l.group(); h < (kv + 1) * l.group(); ++h) {
+            auto& head = all.emplace_back();
+            matrix const queries = head_rows(l.queries, h, l.queries.tokens);
+            for (index i = 0; i < l.queries.tokens; ++i) {
+                auto& row = head.emplace_back(static_cast<std::size_t>(l.tokens()), -INFINITY);
+                for (index j = 0; sees(l, kv, i, j); ++j) {
+                    double const x =
+                        scale * product(queries[static_cast<std::size_t>(i)], keys[static_cast<std::size_t>(j)]);
+                    row[static_cast<std::size_t>(j)] = cap > 0 ? cap * std::tanh(x / cap) : x;
+                }
             }
         }
     }
@@ -57,18 +80,58 @@ template <class T, class Cache>
 
 /// The softmax of a row of logits; zeros where none is finite.
 [[nodiscard]] inline std::vector<double> softmax(std::vector<double> row) {
-    double const below = log_sum_exp(row);
-    for (double& x : row) x = std::isinf(below) ? 0 : std::exp(x - below);
+    double const highest = row.empty() ? -INFINITY : *std::max_element(row.begin(), row.end());
+    double sum = 0;
+    for (double& x : row) sum += x = std::isinf(x) ? 0 : std::exp(x - highest);
+    for (double& x : row) x = sum > 0 ? x / sum : 0;
     return row;
+}
+
+[[nodiscard]] inline std::vector<matrix> softmax(std::vector<matrix> all) {
+    for (auto& head : all)
+        for (auto& row : head) row = softmax(std::move(row));
+    return all;
 }
 
 /// The probabilities of the last queries, [heads, queries, tokens], in double precision and the plain way.
 template <class T, class Cache>
-[[nodiscard]] std::vector<std::vector<std::vector<double>>> attention_matrix(layer<T, Cache> const& l) {
-    auto all = logit_matrix(l);
-    for (auto& head : all)
-        for (auto& row : head) row = softmax(row);
+[[nodiscard]] std::vector<matrix> attention_matrix(layer<T, Cache> const& l) {
+    return softmax(logit_matrix(l));
+}
+
+/// The probabilities as an engine holds them: [heads, queries, tokens], packed.
+[[nodiscard]] inline std::vector<float> packed(std::vector<matrix> const& attention) {
+    std::vector<float> all;
+    for (auto const& head : attention)
+        for (auto const& row : head) all.insert(all.end(), row.begin(), row.end());
     return all;
+}
+
+/// The log of each query's sum of exponentials as an engine holds it: [heads, queries], packed.
+template <class T, class Cache>
+[[nodiscard]] std::vector<float> logs_of_sums(layer<T, Cache> const& l) {
+    std::vector<float> all;
+    for (auto const& head : logit_matrix(l))
+        for (auto const& row : head) all.push_back(static_cast<float>(log_sum_exp(row)));
+    return all;
+}
+
+/// The layer as it was at its queries [begin, end): the slots up to the last of them.
+template <class T>
+[[nodiscard]] layer<T> chunk_of(layer<T> l, index begin, index end) {
+    index const later = l.queries.tokens - end;
+    l.keys.tokens -= later, l.values.tokens -= later;
+    l.queries.data = l.queries.row(0, begin), l.queries.tokens = end - begin;
+    if (l.log_sum_exp.data != nullptr) l.log_sum_exp.data += begin, l.log_sum_exp.dim = end - begin;
+    return l;
+}
+
+/// The sums of a head's columns over its queries [begin, end).
+[[nodiscard]] inline std::vector<double> column_sums_of(matrix const& head, index begin, index end) {
+    std::vector<double> sums(head[0].size(), 0.0);
+    for (index i = begin; i < end; ++i)
+        for (std::size_t t = 0; t < sums.size(); ++t) sums[t] += head[static_cast<std::size_t>(i)][t];
+    return sums;
 }
 
 /// A layer that has nothing but its shape.
@@ -106,6 +169,8 @@ template <class T = float>
 struct random_layer {
     tensor<T> keys, values, queries;
 
+    random_layer(scorer_shape const& s, unsigned seed)
+        : random_layer{s.heads, s.kv_heads, s.tokens, s.dim, s.window, seed} {}
     random_layer(index heads, index kv_heads, index tokens, index dim, index window, unsigned seed)
         : keys{cast<T>(random_heads(kv_heads, tokens, dim, seed))},
           values{cast<T>(random_heads(kv_heads, tokens, dim, seed + 1))},

@@ -54,7 +54,8 @@ struct simlayerkv {
     /// @return     errc::bad_setting for `last` below one or a threshold that is not finite; errc::bad_budget when a
     ///             count is negative or a lazy layer would keep nothing; errc::bad_shape when the layer has fewer queries,
     ///             and by `check_attention`; errc::out_of_memory
-    /// @complexity O(heads * last * tokens * dim); scratch: a row of attention for each head that a worker takes at once
+    /// @complexity O(heads * last * tokens * dim), with the layer's log_sum_exp O(heads * last * (sinks + recent) * dim);
+    ///             scratch: a row of attention for each head that a worker takes at once
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<verdict> judge(layer<T, Cache> const& l, arena& memory, Run const& run = {}) const noexcept {
         if (errc const error = check(); error != errc::ok) return error;
@@ -62,15 +63,18 @@ struct simlayerkv {
         if (last > l.window()) return errc::bad_shape;
         index const at_once = l.has_attention() ? 0 : std::min(l.group(), simd::softmax_heads(1));
         index const bundle = std::max<index>(at_once, 1), bundles = (l.group() + bundle - 1) / bundle;
-        index const each = at_once == 0 ? 0 : simd::softmax_columns_scratch(at_once, 1, l.tokens(), l.keys.dim);
+        index const n = l.tokens(), row = known(l) ? std::min(n, std::min(sinks, n) + std::min(recent, n)) : n;
+        index const each = at_once == 0 ? 0
+                                        : simd::softmax_columns_scratch(at_once, 1, row, l.keys.dim,
+                                                                        simd::shared_heads::apart, known(l));
 
         rollback const scratch_only{memory};
         auto const shares = memory.take<float>(l.heads());
-        auto const rows = memory.take<float>(run.workers() * at_once * l.tokens());
+        auto const rows = memory.take<float>(run.workers() * at_once * row);
         auto const scratch = memory.take<float>(run.workers() * each);
         if (!taken(shares, rows, scratch)) return errc::out_of_memory;
         std::fill(shares.begin(), shares.end(), 0.0F);
-        index const cost = bundle * last * l.tokens() * (at_once == 0 ? 1 : l.keys.dim);
+        index const cost = bundle * last * row * (at_once == 0 ? 1 : l.keys.dim);
         share_out(run, l.kv_heads() * bundles, cost, [&](index begin, index end, index worker) noexcept {
             auto const part = [worker](std::span<float> all, index size) noexcept {
                 return all.subspan(static_cast<std::size_t>(worker * size), static_cast<std::size_t>(size));
@@ -79,7 +83,7 @@ struct simlayerkv {
                 index const kv = begin / bundles, skip = begin % bundles * bundle;
                 index const first = kv * l.group() + skip, count = std::min(bundle, l.group() - skip);
                 add_shares(l, kv, shares.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
-                           first, part(rows, at_once * l.tokens()), part(scratch, each));
+                           first, part(rows, at_once * row), row, part(scratch, each));
             }
         });
         float total = 0;
@@ -110,28 +114,40 @@ struct simlayerkv {
         return sinks < 0 || kept.recent < 0 || sinks + kept.recent < 1 ? errc::bad_budget : errc::ok;
     }
 
+    /// Whether the sums are given, so that no slots but sinks and recent ones need a logit.
+    template <class T, class Cache>
+    [[nodiscard]] static bool known(layer<T, Cache> const& l) noexcept {
+        return l.log_sum_exp.data != nullptr && !l.has_attention();
+    }
+
     /// Adds to each head's share what its last queries give to sinks and recent slots.
+    /// @param rows  room for a row of `stride` for each head, where the layer has no attention
     template <class T, class Cache>
     void add_shares(layer<T, Cache> const& l, index kv, std::span<float> shares, index first, std::span<float> rows,
-                    std::span<float> scratch) const noexcept {
+                    index stride, std::span<float> scratch) const noexcept {
         index const skipped = l.window() - last, count = std::ssize(shares);
         for (index i = skipped; i < l.window(); ++i) {
             index const seen = l.visible(kv, i);
-            if (!l.has_attention()) {
-                std::fill(rows.begin(), rows.end(), 0.0F);
-                simd::softmax_columns(
-                    count, index{1}, [&](index h, index) noexcept { return l.queries.row(first + h, i); }, l.length(kv),
-                    [&](index t) noexcept { return l.keys.row(kv, t); }, l.keys.dim, l.logit_scale(), l.soft_cap, seen,
-                    rows, l.tokens(), l.length(kv), scratch);
-            }
             index const own = judged == judged_recent::before_each ? seen - 1 : l.visible(kv, skipped) - 1;
             index const end = judged == judged_recent::newest ? l.length(kv) : std::max<index>(own, 0);
             index const leading = std::min(sinks, judged == judged_recent::before_queries ? end : seen);
             index const begin = std::min(std::max(sinks, end - recent), end);
+            index const trailing = std::max<index>(std::min(end, seen) - begin, 0);
+            index const left_out = known(l) ? begin - leading : 0;
+            if (!l.has_attention()) {
+                index const needed = known(l) ? leading + trailing : l.length(kv);
+                std::fill(rows.begin(), rows.end(), 0.0F);
+                simd::softmax_columns(
+                    count, index{1}, [&](index h, index) noexcept { return l.queries.row(first + h, i); }, needed,
+                    [&](index t) noexcept { return l.keys.row(kv, t < leading ? t : t + left_out); }, l.keys.dim,
+                    l.logit_scale(), l.soft_cap, known(l) ? needed : seen, rows, stride, needed, scratch, simd::once{},
+                    simd::shared_heads::apart, known(l),
+                    [&](index h, index) noexcept { return l.log_sum_exp.row(first + h)[i]; });
+            }
             for (index h = 0; h < count; ++h) {
-                float const* const row =
-                    l.has_attention() ? l.attention.row(first + h, i) : rows.data() + h * l.tokens();
-                shares[static_cast<std::size_t>(h)] += simd::sum(row, leading) + simd::sum(row + begin, end - begin);
+                float const* const row = l.has_attention() ? l.attention.row(first + h, i) : rows.data() + h * stride;
+                shares[static_cast<std::size_t>(h)] +=
+                    simd::sum(row, leading) + simd::sum(row + begin - left_out, trailing);
             }
         }
     }

@@ -26,7 +26,9 @@ enum class hit : unsigned char {
 /// Scissorhands.
 ///
 /// Attention is read from `layer::attention` where the engine has it, else recomputed in tiles; no attention matrix is
-/// ever built. Counting by a quantile needs whole rows, and so takes a query at a time.
+/// ever built. Counting by a quantile needs whole rows, and so takes a query at a time. With `layer::log_sum_exp` nothing
+/// is kept for each slot; to be more than an equal share, attention must then be more by 2^-15 of it, so that rounding of
+/// those logs hits nothing.
 struct hits {
     index queries = 0;  ///< how many of the last queries count; 0: all that the layer has
     hit counted = hit::above_uniform;
@@ -37,7 +39,8 @@ struct hits {
     /// @return      [kv_heads, tokens]; NaN in slots that a head does not hold. errc::bad_setting for a negative count or
     ///              a quantile that is none; errc::bad_shape when the layer has fewer queries, and by `check_attention`;
     ///              errc::out_of_memory
-    /// @complexity  O(heads * queries * tokens * dim); scratch: a tile row of exponentials for each key and worker
+    /// @complexity  O(heads * queries * tokens * dim); scratch: a tile row of exponentials for each key and worker,
+    ///              or a row for a quantile
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<scores> operator()(layer<T, Cache> const& l, arena& memory,
                                             Run const& run = {}) const noexcept {
@@ -80,7 +83,9 @@ struct hits {
         bool const whole_rows = counted == hit::above_quantile, computed = !l.has_attention();
         index const n = l.tokens(), rank_count = whole_rows ? simd::top_k_scratch(n) : 0;
         index const heads = whole_rows ? 1 : l.group(), at_once = whole_rows ? 1 : voters(l);
-        index const tiles = computed ? simd::softmax_columns_scratch(heads, at_once, n, l.keys.dim) : 0;
+        index const tiles =
+            computed ? simd::softmax_columns_scratch(heads, at_once, n, l.keys.dim, simd::shared_heads::apart, known(l))
+                     : 0;
         index const each = tiles + (computed && whole_rows ? n : 0);
         rollback const scratch_only{memory};
         auto const room = memory.take<float>(run.workers() * each);
@@ -116,6 +121,11 @@ struct hits {
 
   private:
     template <class T, class Cache>
+    [[nodiscard]] static bool known(layer<T, Cache> const& l) noexcept {
+        return l.log_sum_exp.data != nullptr;
+    }
+
+    template <class T, class Cache>
     [[nodiscard]] index voters(layer<T, Cache> const& l) const noexcept {
         return queries == 0 ? l.window() : queries;
     }
@@ -136,7 +146,8 @@ struct hits {
     template <class T, class Cache>
     void add_computed(layer<T, Cache> const& l, index kv, std::span<float> out, std::span<float> room) const noexcept {
         index const head = kv * l.group(), skipped = l.window() - voters(l);
-        auto const seen = [&](index i) noexcept { return static_cast<float>(l.visible(kv, skipped + i)); };
+        float const least = known(l) ? 1 - 0x1p-15F : 1.0F;
+        auto const seen = [&](index i) noexcept { return least * static_cast<float>(l.visible(kv, skipped + i)); };
         if (counted == hit::above_uniform)
             collect<simd::collect::hits>(l, head, l.group(), skipped, voters(l), seen, out, room);
         else
@@ -174,7 +185,8 @@ struct hits {
             heads, count, [&](index h, index i) noexcept { return l.queries.row(first_head + h, first + i); },
             l.length(kv), [&](index t) noexcept { return l.keys.row(kv, t); }, l.keys.dim, l.logit_scale(), l.soft_cap,
             [&](index i) noexcept { return l.visible(kv, first + i); }, out, 0, std::min(l.length(kv), std::ssize(out)),
-            room, weight);
+            room, weight, simd::shared_heads::apart, known(l),
+            [&](index h, index i) noexcept { return l.log_sum_exp.row(first_head + h)[first + i]; });
     }
 };
 

@@ -41,6 +41,18 @@ template <class Rows>
 /// What a key collects: the sum of weighted probabilities, or how many of them are above 1.
 enum class collect : unsigned char { sums, hits };
 
+/// sum + weight * x, or sum + 1 where weight * x is above 1.
+template <class Arch, collect Collect>
+[[nodiscard]] floats<Arch> collected(floats<Arch> const& x, floats<Arch> const& weight,
+                                     floats<Arch> const& sum) noexcept {
+    if constexpr (Collect == collect::sums) {
+        return fma<Arch>(x, weight, sum);
+    } else {
+        floats<Arch> const one(1.0F);
+        return sum + xsimd::select(x * weight > one, one, floats<Arch>(0.0F));
+    }
+}
+
 /// columns[r] += the sum over lanes of weights[lane] * rows[r][lane], or of those that are above 1, for r < count. Rows
 /// are `stride` apart.
 template <class Arch, collect Collect>
@@ -54,13 +66,7 @@ void add_weighted_rows(index count, float const* rows, index stride, std::span<f
             sums[i] = floats<Arch>(0.0F);
             for (std::size_t lane = 0; lane < weights.size(); lane += floats<Arch>::size) {
                 auto const x = floats<Arch>::load_aligned(row + lane);
-                auto const weight = floats<Arch>::load_aligned(weights.data() + lane);
-                if constexpr (Collect == collect::sums) {
-                    sums[i] = fma<Arch>(x, weight, sums[i]);
-                } else {
-                    floats<Arch> const one(1.0F);
-                    sums[i] += xsimd::select(x * weight > one, one, floats<Arch>(0.0F));
-                }
+                sums[i] = collected<Arch, Collect>(x, floats<Arch>::load_aligned(weights.data() + lane), sums[i]);
             }
         });
         auto const total = sum_each<Arch>(sums);
@@ -189,7 +195,7 @@ void softmax_rows(index heads, Query query, index seen, Key key, index dim, base
 }
 
 /// The same where the log of the sum is known: no logit is kept.
-template <class Arch, class Query, class Key, class LogSum>
+template <class Arch, collect Collect, class Query, class Key, class LogSum>
 void known_softmax_rows(index heads, Query query, index seen, Key key, index dim, base2_logits<Arch> logits,
                         float weight, std::span<float> columns, index stride, LogSum log_sum) noexcept {
     using batch = floats<Arch>;
@@ -202,9 +208,10 @@ void known_softmax_rows(index heads, Query query, index seen, Key key, index dim
             auto const e = exp2_below<Arch>(logits(dot_rows<Arch>(j, seen, key, query(h, 0), dim)), top);
             float* const to = columns.data() + h * stride + j;
             if (seen - j >= width)
-                store<Arch>(fma<Arch>(e, batch(counts), load<Arch>(to)), to);
+                store<Arch>(collected<Arch, Collect>(e, batch(counts), load<Arch>(to)), to);
             else
-                store_partial<Arch>(fma<Arch>(e, batch(counts), load_partial<Arch>(to, seen - j)), to, seen - j);
+                store_partial<Arch>(collected<Arch, Collect>(e, batch(counts), load_partial<Arch>(to, seen - j)), to,
+                                    seen - j);
         }
     }
 }
@@ -222,8 +229,7 @@ void known_softmax_rows(index heads, Query query, index seen, Key key, index dim
 /// Bfloat16 queries and keys of an even dim go through `dot_pairs` where it is an instruction.
 ///
 /// @tparam Element  pair: rows are of `dim` pairs, see `as_pairs`
-/// @tparam Collect  hits: columns[h][j] += 1 for every weighted probability above 1, instead of its value; not for
-///                  known sums
+/// @tparam Collect  hits: columns[h][j] += 1 for every weighted probability above 1, instead of its value
 /// @param heads     heads that read the same keys
 /// @param query     callable (head, index) -> T const*, of dim contiguous values; any layout
 /// @param key       callable index -> T const*, likewise
@@ -277,9 +283,9 @@ template <class Arch = default_arch, element Element = element::single, collect 
             index const mine = std::min(lone_heads, heads - head);
             auto const own = [&](index h, index i) noexcept { return query(head + h, i); };
             if (known) {
-                known_softmax_rows<Arch>(mine, own, std::min(seen_by(0), wanted), key, dim, logits, weight(0),
-                                         head_columns, stride,
-                                         [&](index h, index i) noexcept { return log_sum(head + h, i); });
+                known_softmax_rows<Arch, Collect>(mine, own, std::min(seen_by(0), wanted), key, dim, logits, weight(0),
+                                                  head_columns, stride,
+                                                  [&](index h, index i) noexcept { return log_sum(head + h, i); });
             } else {
                 softmax_rows<Arch, Collect>(mine, own, seen_by(0), key, dim, logits, weight(0), head_columns, stride,
                                             wanted, align(scratch));
@@ -361,8 +367,8 @@ template <class Arch = default_arch, element Element = element::single, collect 
                 if (known) {
                     for (index h = 0; h < mine; ++h) {
                         std::span const weights(before + h * head_lanes, static_cast<std::size_t>(in_use));
-                        add_weighted_rows<Arch, collect::sums>(rows, passing + h * head_lanes, group, weights,
-                                                               head_columns.data() + h * stride + chunk);
+                        add_weighted_rows<Arch, Collect>(rows, passing + h * head_lanes, group, weights,
+                                                         head_columns.data() + h * stride + chunk);
                     }
                     continue;
                 }

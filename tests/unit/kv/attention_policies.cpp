@@ -148,6 +148,43 @@ TEST_CASE("h2o's sums follow decoding as if all attention were at hand", "[kv][h
     }
 }
 
+TEMPLATE_TEST_CASE("column sums of chunks agree with the whole attention matrix", "[kv][column_sums]", float, half,
+                   bfloat16) {
+    for (scorer_shape const& s : scorer_shapes()) {
+        random_layer<TestType> const r{s, 5};
+        layer<TestType> l = r.view();
+        auto const a = attention_matrix(l);
+        auto const logs = logs_of_sums(l);
+        if (s.dim % 2 != 0) l.log_sum_exp = view(logs.data(), s.heads, s.window);
+        for (auto const group : {score::reduction::mean, score::reduction::sum, score::reduction::max}) {
+            CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window, static_cast<int>(group));
+            std::vector<float> values(static_cast<std::size_t>(s.kv_heads * s.tokens), not_a_number);
+            kv::column_sums sums{.values = values, .heads = s.kv_heads, .capacity = s.tokens};
+            matrix want(static_cast<std::size_t>(s.kv_heads),
+                        std::vector<double>(static_cast<std::size_t>(s.tokens), 0.0));
+            arena memory;
+            index const middle = s.window / 2;
+            for (auto const [begin, end] : {std::pair{index{0}, middle}, std::pair{middle, s.window}}) {
+                if (begin == end) continue;
+                REQUIRE(sums.add(chunk_of(l, begin, end), memory, threads{2}, group) == errc::ok);
+                for (index kv = 0; kv < s.kv_heads; ++kv) {
+                    std::vector<double> reduced(static_cast<std::size_t>(s.tokens), 0.0);
+                    for (index h = kv * s.group(); h < (kv + 1) * s.group(); ++h) {
+                        auto const own = column_sums_of(a[static_cast<std::size_t>(h)], begin, end);
+                        for (std::size_t t = 0; t < own.size(); ++t)
+                            reduced[t] =
+                                group == score::reduction::max ? std::max(reduced[t], own[t]) : reduced[t] + own[t];
+                    }
+                    double const count = group == score::reduction::mean ? static_cast<double>(s.group()) : 1;
+                    for (std::size_t t = 0; t < reduced.size(); ++t)
+                        want[static_cast<std::size_t>(kv)][t] += reduced[t] / count;
+                }
+            }
+            require_close({values, s.kv_heads, s.tokens, s.tokens}, want, 4e-5, 1e-7);
+        }
+    }
+}
+
 TEST_CASE("column sums refuse what does not fit and stay as they were", "[kv][column_sums]") {
     random_layer<> const r{2, 2, 10, 4, 10, 1};
     std::vector<float> memory_of_sums(2 * 12, 7.0F);

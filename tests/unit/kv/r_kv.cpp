@@ -2,7 +2,6 @@
 
 #include <terse/kv/compresskv.hpp>
 #include <terse/kv/r_kv.hpp>
-#include <terse/score/answer_mass.hpp>
 
 #include "attention_reference.hpp"
 
@@ -122,47 +121,6 @@ TEST_CASE("the best heads ascend, equal ones by number", "[kv][compresskv]") {
     CHECK(best({not_a_number, -infinity, 1}, 2) == heads{1, 2});
     CHECK(best({1, 2}, 0).empty());
     CHECK(best({}, 3).empty());
-}
-
-TEST_CASE("heads are ranked by what they attend to of an answer that they give", "[score][answer_mass]") {
-    index const heads = 6, kv_heads = 2, tokens = 50, window = 9;
-    random_layer<> const r{heads, kv_heads, tokens, 12, window, 8};
-    std::vector<token> const answer = {7, 3, 7, 5}, steps = {3, 9, 7, 1, 5, 7, 2, 3, 8};
-    score::answer_mass s{.answer = {11, 15}, .answer_ids = answer, .query_ids = steps};
-    auto const a = attention_matrix(r.view());
-    std::vector<float> flat;
-    for (auto const& head : a)
-        for (auto const& row : head) flat.insert(flat.end(), row.begin(), row.end());
-    arena memory;
-    for (bool const once : {false, true}) {
-        s.once = once;
-        auto const got = s(r.view(), memory).value();
-        auto const from_attention = s(given(flat, heads, window, kv_heads), memory).value();
-        REQUIRE(got.tokens == heads);
-        for (std::size_t h = 0; h < static_cast<std::size_t>(heads); ++h) {
-            double sum = 0;
-            for (std::size_t i = 0; i < steps.size(); ++i)
-                for (std::size_t j = 11; j < 15; ++j) {
-                    double const times = static_cast<double>(std::count(answer.begin(), answer.end(), steps[i]));
-                    sum += a[h][i][j] * (once ? std::min(times, 1.0) : times);
-                }
-            CHECK(static_cast<double>(got.row(0)[h]) == Approx(sum).epsilon(1e-5));
-            CHECK(static_cast<double>(from_attention.row(0)[h]) == Approx(sum).epsilon(1e-5));
-        }
-        for (index const workers : worker_counts)
-            CHECK(list(s(r.view(), memory, threads{workers}).value().values) == list(got.values));
-    }
-    std::vector<token> const none(9, 1);
-    auto other = s;
-    other.query_ids = none;
-    CHECK(list(other(r.view(), memory).value().values) == std::vector<float>(6, 0.0F));
-
-    auto const error = [&](score::answer_mass const& wrong) { return wrong(r.view(), memory).error(); };
-    CHECK(error({.answer = {11, 14}, .answer_ids = answer, .query_ids = steps}) == errc::bad_shape);
-    CHECK(error({.answer = {48, 52}, .answer_ids = answer, .query_ids = steps}) == errc::bad_shape);
-    CHECK(error({.answer = {-1, 3}, .answer_ids = answer, .query_ids = steps}) == errc::bad_shape);
-    CHECK(error({.answer = {11, 15}, .answer_ids = answer, .query_ids = answer}) == errc::bad_shape);
-    require_exact_peak([&](arena& m) { return s(r.view(), m); });
 }
 
 }  // namespace terse::test

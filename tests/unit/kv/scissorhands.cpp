@@ -141,6 +141,42 @@ TEST_CASE("counts that follow decoding are those of all attention at hand", "[kv
     CHECK(evictions == 4);  // after the prompt, which leaves 16, and each time that there are 17, which leaves 12
 }
 
+TEMPLATE_TEST_CASE("hit counts of chunks agree with the whole attention matrix", "[kv][hit_counts]", float, half,
+                   bfloat16) {
+    for (scorer_shape const& s : scorer_shapes()) {
+        CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window);
+        random_layer<TestType> const r{s, 5};
+        layer<TestType> l = r.view();
+        auto const a = attention_matrix(l);
+        auto const logs = logs_of_sums(l);
+        if (s.dim % 2 != 0) l.log_sum_exp = view(logs.data(), s.heads, s.window);
+        float const decay = s.tokens % 2 == 0 ? 1.0F : 0.75F;
+        std::vector<float> values(at(s.kv_heads * s.tokens), not_a_number), visible = values;
+        kv::hit_counts counts{.values = values, .visible = visible, .heads = s.kv_heads, .capacity = s.tokens};
+        matrix sums(at(s.kv_heads), std::vector<double>(at(s.tokens), 0.0)), seen = sums;
+        arena memory;
+        index const middle = s.window / 2;
+        for (auto const [begin, end] : {std::pair{index{0}, middle}, std::pair{middle, s.window}}) {
+            if (begin == end) continue;
+            REQUIRE(counts.add(chunk_of(l, begin, end), memory, threads{2}, {.counted = score::hit::attention},
+                               decay) == errc::ok);
+            for (auto* const all : {&sums, &seen})
+                for (auto& row : *all)
+                    for (double& x : row) x *= static_cast<double>(decay);
+            for (index h = 0; h < s.heads; ++h) {
+                auto const own = column_sums_of(a[at(h)], begin, end);
+                auto& row = sums[at(h / s.group())];
+                for (std::size_t t = 0; t < own.size(); ++t) row[t] += own[t];
+            }
+            for (auto& row : seen)
+                for (index i = begin; i < end; ++i)
+                    for (index t = 0; t <= s.tokens - s.window + i; ++t) row[at(t)] += 1;
+        }
+        require_close({values, s.kv_heads, s.tokens, s.tokens}, sums, 4e-5, 1e-7);
+        require_close({visible, s.kv_heads, s.tokens, s.tokens}, seen, 1e-6, 0);
+    }
+}
+
 TEST_CASE("counts are divided by the steps that saw a slot", "[kv][scissorhands][hit_counts]") {
     std::vector<float> values = {6, 3, 2, 1}, visible = {8, 2, 2, 1};
     kv::hit_counts counts{.values = values, .visible = visible, .heads = 1, .capacity = 4, .used = 4};

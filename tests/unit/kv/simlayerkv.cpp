@@ -8,7 +8,7 @@ using policy = kv::simlayerkv;
 using enum kv::simlayerkv::judged_recent;
 
 /// The share by the whole attention matrix.
-double share(policy const& p, std::vector<std::vector<std::vector<double>>> const& a) {
+double share(policy const& p, std::vector<matrix> const& a) {
     double total = 0;
     for (auto const& head : a)
         for (std::size_t i = head.size() - static_cast<std::size_t>(p.last); i < head.size(); ++i) {
@@ -85,39 +85,66 @@ TEST_CASE("a lazy layer keeps sinks and recent slots, another all", "[kv][simlay
 }
 
 TEMPLATE_TEST_CASE("the share agrees with the whole attention matrix", "[kv][simlayerkv]", float, half, bfloat16) {
-    struct shape {
-        index heads, kv_heads, tokens, dim, window;
-    };
-    auto const s = GENERATE(values<shape>({{1, 1, 1, 1, 1},
-                                           {4, 4, 9, 16, 5},
-                                           {4, 1, 19, 33, 19},
-                                           {8, 2, 65, 20, 16},
-                                           {20, 1, 300, 64, 3},
-                                           {6, 2, 1000, 8, 7}}));
-    CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window);
-    random_layer<TestType> const r{s.heads, s.kv_heads, s.tokens, s.dim, s.window, 3};
-    auto const a = attention_matrix(r.view());
-    std::vector<float> flat;
-    for (auto const& head : a)
-        for (auto const& row : head) flat.insert(flat.end(), row.begin(), row.end());
-    layer<TestType> handed{.keys = {.heads = s.kv_heads, .tokens = s.tokens, .dim = s.dim},
-                           .attention = head_major<float const>(flat.data(), s.heads, s.window, s.tokens)};
-    for (auto const judged : {before_queries, newest, before_each})
-        for (index const last : {index{1}, (s.window + 1) / 2, s.window})
-            for (index const sinks : {0, 3})
-                for (index const recent : {last + 1, s.tokens / 3 + last + 1, 2 * s.tokens}) {
-                    policy const p{.last = last, .recent = recent, .sinks = sinks, .judged = judged};
-                    CAPTURE(static_cast<int>(judged), last, sinks, recent);
-                    arena memory;
-                    double const expected = share(p, a);
-                    float const got = p.judge(r.view(), memory).value().share;
-                    REQUIRE(static_cast<double>(got) == Approx(expected).epsilon(2e-5).margin(1e-6));
-                    REQUIRE(static_cast<double>(p.judge(handed, memory).value().share) ==
-                            Approx(expected).epsilon(2e-5).margin(1e-6));
-                    for (index const workers : worker_counts)
-                        REQUIRE(p.judge(r.view(), memory, threads{workers}).value().share == got);
-                    REQUIRE(memory.used() == 0);
-                }
+    for (scorer_shape const& s : scorer_shapes()) {
+        random_layer<TestType> const r{s, 3};
+        layer<TestType> l = r.view();
+        l.scale = s.tokens == 64 ? 0.9F : 0.0F;
+        l.soft_cap = s.tokens == 65 ? 0.6F : 0.0F;
+        auto const a = attention_matrix(l);
+        auto const rows = packed(a), logs = logs_of_sums(l);
+        auto const handed = given(rows, s.heads, s.window, s.kv_heads);
+        layer<TestType> known = l;
+        known.log_sum_exp = view(logs.data(), s.heads, s.window);
+        for (auto const judged : {before_queries, newest, before_each})
+            for (index const last : {index{1}, (s.window + 1) / 2, s.window}) {
+                if (s.tokens * last > 100'000) continue;
+                for (index const sinks : {0, 3})
+                    for (index const recent : {last + 1, s.tokens / 3 + last + 1, 2 * s.tokens}) {
+                        policy const p{.last = last, .recent = recent, .sinks = sinks, .judged = judged};
+                        CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window);
+                        CAPTURE(static_cast<int>(judged), last, sinks, recent);
+                        arena memory;
+                        double const expected = share(p, a);
+                        float const got = p.judge(l, memory).value().share, from_logs = p.judge(known, memory)->share;
+                        bool const close = is_close(got, expected, 2e-5, 1e-6) &&
+                                           is_close(p.judge(handed, memory)->share, expected, 2e-5, 1e-6) &&
+                                           is_close(from_logs, expected, 4e-5, 1e-6);
+                        REQUIRE(close);
+                        index const workers = 2 + s.tokens % 6;
+                        REQUIRE(p.judge(l, memory, threads{workers})->share == got);
+                        REQUIRE(p.judge(known, memory, threads{workers})->share == from_logs);
+                        REQUIRE(memory.used() == 0);
+                    }
+            }
+    }
+}
+
+TEST_CASE("with the engine's logs of sums no key but those of sinks and recent slots is read", "[kv][simlayerkv]") {
+    index const n = 700;
+    random_layer<> const r{6, 2, n, 24, 5, 29};
+    auto logs = logs_of_sums(r.view());
+    for (auto const judged : {before_queries, newest, before_each}) {
+        policy const p{.last = 2, .recent = 20, .sinks = 3, .judged = judged};
+        arena with, without;
+        float const expected = p.judge(r.view(), without)->share;
+        auto other = r;
+        index const end = judged == before_queries ? n - 2 : judged == newest ? n : n - 1;
+        index const first = judged == before_each ? end - 21 : end - 20;  // the first query's are one earlier
+        for (index h = 0; h < 2; ++h)
+            for (index t = 3; t < first; ++t) std::fill_n(other.keys.row(t, h), 24, 1e3F);
+        layer<float> l = other.view();
+        l.log_sum_exp = view<float const>(logs.data(), 6, 5);
+        CHECK(p.judge(l, with)->share == Approx(expected).epsilon(2e-5));
+        CHECK(with.peak() < without.peak() / 4);
+        for (index h = 0; h < 2; ++h) std::fill_n(other.keys.row(first, h), 24, 1e3F);
+        CHECK(p.judge(l, with)->share > 1.01F * expected);
+    }
+    for (float& x : logs) x += 1;  // it is the engine's that counts: all is exp(1) too small
+    layer<float> l = r.view();
+    l.log_sum_exp = view<float const>(logs.data(), 6, 5);
+    policy const p{.last = 2, .recent = 20, .sinks = 3};
+    arena memory;
+    CHECK(p.judge(l, memory)->share * 2.7182818F == Approx(p.judge(r.view(), memory)->share).epsilon(1e-4));
 }
 
 TEST_CASE("simlayerkv says what does not fit", "[kv][simlayerkv]") {
@@ -140,6 +167,10 @@ TEST_CASE("simlayerkv says what does not fit", "[kv][simlayerkv]") {
     CHECK(policy{.recent = 9}(l, memory).error() == errc::bad_shape);
     CHECK(memory.used() == 0);
     require_exact_peak([&](arena& m) { return policy{.threshold = 0, .recent = 9}(r.view(), m, threads{3}); });
+    auto const logs = logs_of_sums(r.view());
+    l = r.view();
+    l.log_sum_exp = view(logs.data(), 4, 3);
+    require_exact_peak([&](arena& m) { return policy{.threshold = 0, .recent = 9}(l, m, threads{3}); });
 }
 
 TEST_CASE("broken attention makes no layer lazy", "[kv][simlayerkv]") {

@@ -7,12 +7,17 @@
 namespace terse::test {
 
 namespace {
-using matrix = std::vector<std::vector<double>>;
+/// What the references start from: whole matrices in double precision.
+struct whole {
+    std::vector<matrix> logits, attention;
 
-/// What score::attention computes, from whole matrices in double precision.
+    template <class T, class Cache>
+    explicit whole(layer<T, Cache> const& l) : logits{logit_matrix(l)}, attention{softmax(logits)} {}
+};
+
+/// What score::attention computes, from them.
 template <class T, class Cache>
-matrix reference(score::attention const& s, layer<T, Cache> const& l) {
-    auto a = logit_matrix(l);
+matrix reference(score::attention const& s, layer<T, Cache> const& l, whole const& of) {
     index const n = l.tokens(), have = l.window(), group = l.group();
     index const voters = s.queries == 0 ? have : l.query_positions.empty() ? std::min(s.queries, n) : s.queries;
     // Slots before query i's own.
@@ -47,17 +52,20 @@ matrix reference(score::attention const& s, layer<T, Cache> const& l) {
     auto const votes = [&](index h) {
         return s.heads.empty() || std::find(s.heads.begin(), s.heads.end(), h) != s.heads.end();
     };
-    for (index h = 0; h < l.heads(); ++h) {
-        auto& head = a[static_cast<std::size_t>(h)];
+    bool const another = s.highest_logits || s.past_softmax;  // softmax than the layer's
+    std::vector<matrix> own = another ? of.logits : std::vector<matrix>{};
+    for (index h = 0; another && h < l.heads(); ++h) {
+        auto& head = own[static_cast<std::size_t>(h)];
         for (index other = h + 1; s.highest_logits && votes(h) && other / group == h / group; ++other)
             for (std::size_t i = 0; i < head.size() && votes(other); ++i)
                 for (std::size_t j = 0; j < head[i].size(); ++j)
-                    head[i][j] = std::max(head[i][j], a[static_cast<std::size_t>(other)][i][j]);
+                    head[i][j] = std::max(head[i][j], own[static_cast<std::size_t>(other)][i][j]);
         for (auto& row : head) {
             if (s.past_softmax) row.resize(static_cast<std::size_t>(scored(h / group)));
             row = softmax(row);
         }
     }
+    auto const& a = another ? own : of.attention;
     matrix out(s.across_heads ? 1 : static_cast<std::size_t>(l.kv_heads()));
     std::vector<double> merged(out.size());
     std::size_t widest = 0;
@@ -65,18 +73,16 @@ matrix reference(score::attention const& s, layer<T, Cache> const& l) {
         index const kv = h / group;
         auto const r = s.across_heads ? std::size_t{0} : static_cast<std::size_t>(kv);
         if (!votes(h) || (s.highest_logits && merged[r] > 0)) continue;  // the first has the highest of all
-        std::vector<double> row;
-        for (index j = 0; j < scored(kv); ++j) {
-            double sum = 0, seeing = 0;
-            for (index i = have - voters; i < have; ++i) {
-                sum += a[static_cast<std::size_t>(h)][static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] *
-                       (s.times_visible ? static_cast<double>(before(kv, i)) : 1);
-                seeing += sees(l, kv, i, j) ? 1 : 0;
-            }
-            row.push_back(s.per_visible    ? sum / std::max(seeing, 1.0)
-                          : s.mean_queries ? sum / static_cast<double>(voters)
-                                           : sum);
+        std::vector<double> row(static_cast<std::size_t>(scored(kv)), 0.0), seeing = row;
+        for (index i = have - voters; i < have; ++i) {
+            double const weight = s.times_visible ? static_cast<double>(before(kv, i)) : 1;
+            auto const& received = a[static_cast<std::size_t>(h)][static_cast<std::size_t>(i)];
+            for (std::size_t j = 0; j < row.size(); ++j) row[j] += weight * received[j];
+            for (std::size_t j = 0; s.per_visible && j < row.size(); ++j)
+                seeing[j] += sees(l, kv, i, static_cast<index>(j)) ? 1 : 0;
         }
+        for (std::size_t j = 0; j < row.size(); ++j)
+            row[j] /= s.per_visible ? std::max(seeing[j], 1.0) : s.mean_queries ? static_cast<double>(voters) : 1;
         if (s.pool_first) row = pool(row);
         widest = std::max(widest, row.size());
         auto& to = out[r];
@@ -95,18 +101,7 @@ matrix reference(score::attention const& s, layer<T, Cache> const& l) {
 }
 
 void require_close(scores const& got, matrix const& want, double tolerance) {
-    REQUIRE(got.heads == static_cast<index>(want.size()));
-    REQUIRE(got.tokens == static_cast<index>(want[0].size()));
-    for (index r = 0; r < got.heads; ++r)
-        for (index t = 0; t < got.tokens; ++t) {
-            CAPTURE(r, t);
-            double const x = want[static_cast<std::size_t>(r)][static_cast<std::size_t>(t)];
-            double const y = static_cast<double>(got.row(r)[static_cast<std::size_t>(t)]);
-            if (std::isnan(x))
-                REQUIRE(std::isnan(y));
-            else
-                REQUIRE(y == Approx(x).epsilon(tolerance).margin(tolerance * 1e-2));
-        }
+    terse::test::require_close(got, want, tolerance, tolerance * 1e-2);
 }
 
 std::vector<score::attention> const settings = {
@@ -132,44 +127,55 @@ std::vector<score::attention> const settings = {
 
 TEMPLATE_TEST_CASE("attention scores agree with the whole matrix in double precision", "[score][attention]", float,
                    half, bfloat16) {
-    struct shape {
-        index heads, kv_heads, tokens, dim, window;
-    };
-    auto const s = GENERATE(values<shape>({{1, 1, 1, 1, 1},
-                                           {4, 4, 7, 16, 5},
-                                           {4, 1, 19, 33, 19},
-                                           {8, 2, 65, 20, 16},
-                                           {2, 1, 300, 64, 40},
-                                           {6, 2, 129, 8, 129},
-                                           {4, 4, 250, 16, 250},
-                                           {8, 2, 511, 24, 1},
-                                           {4, 1, 1000, 40, 33}}));
-    CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window);
-    random_layer<TestType> const memory_of_layer{s.heads, s.kv_heads, s.tokens, s.dim, s.window, 7};
-    layer<TestType> l = memory_of_layer.view();
-    for (score::attention const& scorer : settings) {
-        if (scorer.queries > s.window) continue;
-        l.soft_cap = &scorer == &settings[2] ? 0.5F : 0.0F;
-        l.scale = &scorer == &settings[3] ? 0.7F : 0.0F;
-        arena memory;
-        require_close(scorer(l, memory).value(), reference(scorer, l), 2e-5);
+    for (scorer_shape const& s : scorer_shapes()) {
+        random_layer<TestType> const r{s, 7};
+        layer<TestType> const l = r.view();
+        whole const of{l};
+        for (std::size_t i = 0; i < settings.size(); ++i) {
+            if (settings[i].queries > s.window) continue;
+            CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window, i);
+            arena memory;
+            require_close(settings[i](l, memory).value(), reference(settings[i], l, of), 2e-5);
+        }
+    }
+}
+
+TEMPLATE_TEST_CASE("so they do with a scale, a cap and the engine's logs of sums", "[score][attention]", float, half,
+                   bfloat16) {
+    for (scorer_shape const& s : some_scorer_shapes()) {
+        random_layer<TestType> const r{s, 8};
+        for (int const given : {0, 1, 2, 3}) {
+            layer<TestType> l = r.view();
+            if (given == 0 || given == 3) l.scale = 0.7F;
+            if (given == 1 || given == 3) l.soft_cap = 0.5F;
+            whole const of{l};
+            auto const logs = logs_of_sums(l);
+            if (given >= 2) l.log_sum_exp = view(logs.data(), s.heads, s.window);
+            for (std::size_t i = 0; i < settings.size(); ++i) {
+                if (settings[i].queries > s.window) continue;
+                CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window, i, given);
+                arena memory;
+                require_close(settings[i](l, memory).value(), reference(settings[i], l, of), 4e-5);
+            }
+        }
     }
 }
 
 TEST_CASE("attention that the engine hands in scores as what is recomputed", "[score][attention]") {
-    random_layer<> const r{4, 2, 40, 16, 9, 3};
-    auto const a = attention_matrix(r.view());
-    std::vector<float> flat;
-    for (auto const& head : a)
-        for (auto const& row : head) flat.insert(flat.end(), row.begin(), row.end());
-    layer<float> const given{.keys = {.heads = 2, .tokens = 40},
-                             .attention = head_major<float const>(flat.data(), 4, 9, 40)};
-    for (score::attention const& scorer : settings) {
-        arena memory;
-        if (scorer.highest_logits)
-            CHECK(scorer(given, memory).error() == errc::bad_shape);
-        else
-            require_close(scorer(given, memory).value(), reference(scorer, r.view()), 1e-5);
+    for (scorer_shape const& s : some_scorer_shapes()) {
+        random_layer<> const r{s, 3};
+        whole const of{r.view()};
+        auto const rows = packed(of.attention);
+        auto const handed = given(rows, s.heads, s.window, s.kv_heads);
+        for (std::size_t i = 0; i < settings.size(); ++i) {
+            if (settings[i].queries > s.window) continue;
+            CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window, i);
+            arena memory;
+            if (settings[i].highest_logits)
+                CHECK(settings[i](handed, memory).error() == errc::bad_shape);
+            else
+                require_close(settings[i](handed, memory).value(), reference(settings[i], r.view(), of), 1e-5);
+        }
     }
 }
 
@@ -221,51 +227,43 @@ TEMPLATE_TEST_CASE("queries stand where their positions say, and heads hold what
     for (score::attention const& scorer : settings) {
         if (scorer.across_heads && given < 4) continue;
         arena memory;
-        require_close(scorer(l, memory).value(), reference(scorer, l), 2e-5);
+        require_close(scorer(l, memory).value(), reference(scorer, l, whole{l}), 2e-5);
     }
 }
 
-TEMPLATE_TEST_CASE("the engine's log of a query's sum spares the search for it", "[score][attention]", float, half,
-                   bfloat16) {
-    random_layer<TestType> const r{6, 2, 83, 24, 40, 29};
-    layer<TestType> l = r.view();
-    l.soft_cap = 4;
-    std::vector<float> logs;
-    for (auto const& head : logit_matrix(l))
-        for (auto const& row : head) logs.push_back(static_cast<float>(log_sum_exp(row)));
-    auto const without = l;
-    l.log_sum_exp = view(logs.data(), 6, 40);
-    std::vector<score::attention> all = settings;
-    all.push_back({.queries = 1, .past_only = true});
-    for (score::attention const& scorer : all) {
-        arena memory;
-        require_close(scorer(l, memory).value(), reference(scorer, without), 4e-5);
-    }
+TEST_CASE("the engine's log of a query's sum spares the search for it", "[score][attention]") {
+    random_layer<> const r{6, 2, 83, 24, 40, 29};
+    layer<float> l = r.view();
+    auto logs = logs_of_sums(l);
     for (float& x : logs) x += 1;  // it is the engine's that counts: all is exp(1) too small
+    l.log_sum_exp = view<float const>(logs.data(), 6, 40);
     arena memory;
-    auto const less = list(score::attention{}(l, memory).value().values);
-    auto const full = list(score::attention{}(without, memory).value().values);
-    for (std::size_t j = 0; j < less.size(); ++j) CHECK(less[j] * 2.7182818F == Approx(full[j]).epsilon(1e-4));
-    auto const softmax_of_past = [&](layer<TestType> const& from) {
+    for (index const queries : {0, 1}) {
+        auto const less = list(score::attention{.queries = queries}(l, memory).value().values);
+        auto const full = list(score::attention{.queries = queries}(r.view(), memory).value().values);
+        for (std::size_t j = 0; j < less.size(); ++j) CHECK(less[j] * 2.7182818F == Approx(full[j]).epsilon(1e-4));
+    }
+    auto const softmax_of_past = [&](layer<float> const& from) {
         return list(score::attention{.queries = 7, .past_softmax = true}(from, memory).value().values);
     };
-    CHECK(softmax_of_past(l) == softmax_of_past(without));
+    CHECK(softmax_of_past(l) == softmax_of_past(r.view()));
 }
 
 TEST_CASE("only the heads named vote", "[score][attention]") {
     random_layer<> const r{8, 2, 33, 12, 9, 23};
     arena memory;
+    whole const of{r.view()};
     std::vector<std::vector<index>> const some = {{0, 1, 2, 3, 4, 5, 6, 7}, {3, 4}, {0, 2, 3, 7}, {1, 2, 5, 6, 7}};
     for (auto const& heads : some) {
         for (score::attention scorer : settings) {
             scorer.heads = heads;
             CAPTURE(scorer.highest_logits, heads.size());
-            require_close(scorer(r.view(), memory).value(), reference(scorer, r.view()), 2e-5);
+            require_close(scorer(r.view(), memory).value(), reference(scorer, r.view(), of), 2e-5);
         }
     }
     std::vector<index> const first{0, 1};  // none of the second kv head's
     score::attention const shared{.heads = first, .across_heads = true, .group = score::reduction::max};
-    require_close(shared(r.view(), memory).value(), reference(shared, r.view()), 2e-5);
+    require_close(shared(r.view(), memory).value(), reference(shared, r.view(), of), 2e-5);
     auto const error = [&](std::vector<index> const& heads) {
         return score::attention{.heads = heads}(r.view(), memory).error();
     };

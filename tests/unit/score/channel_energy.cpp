@@ -40,35 +40,32 @@ TEST_CASE("channel energy is the mean square of keys times that of the last quer
 }
 
 TEMPLATE_LIST_TEST_CASE("channel energy agrees with double precision", "[score][channel_energy]", storages) {
-    for (index const group : {1, 4, 8}) {
-        index const kv_heads = 8 / group;
-        for (index const n : slot_counts) {
-            for (index const dim : dims) {
-                for (index const window : {index{1}, n / 2 + 1, n}) {
-                    CAPTURE(group, n, dim, window);
-                    random_layer<TestType> const r{8, kv_heads, n, dim, window, static_cast<unsigned>(n + dim)};
-                    uneven const held{n, {n, n / 2 + 1, n / 3 + 1, n, n, n, n, n}};
-                    auto const l = r.view(held);
-                    arena memory;
-                    index const voters = window / 2 + 1;
-                    auto const got = score::channel_energy{.queries = voters}(l, memory, threads{3}).value();
-                    REQUIRE(got.tokens == dim);
-                    for (index h = 0; h < kv_heads; ++h) {
-                        auto const keys = head_rows(r.keys, h, l.length(h));
-                        for (index c = 0; c < dim; ++c) {
-                            double of_keys = 0, of_queries = 0;
-                            for (auto const& key : keys)
-                                of_keys += std::pow(key[static_cast<std::size_t>(c)], 2) / double(keys.size());
-                            for (index q = h * group; q < (h + 1) * group; ++q)
-                                for (index i = window - voters; i < window; ++i)
-                                    of_queries += std::pow(double(static_cast<float>(r.queries.row(i, q)[c])), 2) /
-                                                  double(group * voters);
-                            REQUIRE(got.row(h)[static_cast<std::size_t>(c)] ==
-                                    Approx(of_keys * of_queries).epsilon(2e-5));
-                        }
-                    }
+    for (scorer_shape const& s : scorer_shapes()) {
+        CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window);
+        random_layer<TestType> const r{s, static_cast<unsigned>(s.tokens + s.dim)};
+        std::vector<index> lengths;  // no head without slots
+        for (index const length : shortened(s)) lengths.push_back(std::max<index>(length, 1));
+        uneven const held{s.tokens, lengths};
+        auto const l = r.view(held);
+        for (index const voters : {s.window / 2 + 1, index{0}}) {
+            index const first = voters == 0 ? 0 : s.window - voters, count = s.window - first;
+            matrix want;
+            for (index h = 0; h < s.kv_heads; ++h) {
+                auto const keys = head_rows(r.keys, h, l.length(h));
+                std::vector<double> of_keys(static_cast<std::size_t>(s.dim), 0.0), of_queries = of_keys;
+                for (auto const& key : keys)
+                    for (std::size_t c = 0; c < key.size(); ++c) of_keys[c] += key[c] * key[c] / double(keys.size());
+                for (index q = h * s.group(); q < (h + 1) * s.group(); ++q) {
+                    auto const queries = head_rows(r.queries, q, s.window);
+                    for (auto query = queries.begin() + first; query != queries.end(); ++query)
+                        for (std::size_t c = 0; c < query->size(); ++c)
+                            of_queries[c] += (*query)[c] * (*query)[c] / double(s.group() * count);
                 }
+                auto& row = want.emplace_back();
+                for (std::size_t c = 0; c < of_keys.size(); ++c) row.push_back(of_keys[c] * of_queries[c]);
             }
+            arena memory;
+            require_close(score::channel_energy{.queries = voters}(l, memory, threads{3}).value(), want, 2e-5, 0);
         }
     }
 }

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <numeric>
 
 #include <terse/score/hits.hpp>
 
@@ -12,39 +13,69 @@ std::size_t at(index i) { return static_cast<std::size_t>(i); }
 
 std::vector<float> row_of(result<scores> const& s, index row = 0) { return list(s.value().row(row)); }
 
-/// The least and the most that score::hits may count by the whole attention matrix: rounding decides near the limits.
+/// The whole attention matrix, and of each of its rows the quantile.
+struct whole {
+    std::vector<matrix> attention;
+    double quantile;
+    matrix limits;
+
+    template <class T>
+    whole(layer<T> const& l, double q) : attention{attention_matrix(l)}, quantile{q} {
+        for (auto const& head : attention) {
+            auto& own = limits.emplace_back();
+            for (index i = 0; i < l.window(); ++i) {
+                auto sorted = head[at(i)];
+                sorted.resize(at(l.visible(0, i)));
+                std::sort(sorted.begin(), sorted.end());
+                double const place = q * static_cast<double>(sorted.size() - 1);
+                auto const below = static_cast<std::size_t>(place);
+                double const above = below + 1 < sorted.size() ? sorted[below + 1] : sorted[below];
+                own.push_back(sorted[below] + (place - std::floor(place)) * (above - sorted[below]));
+            }
+        }
+    }
+};
+
+/// The least and the most that score::hits may count by it: rounding decides near the limits.
 struct bounds {
-    std::vector<std::vector<double>> least, most;
+    matrix least, most;
 };
 template <class T>
-bounds reference(score::hits const& s, layer<T> const& l) {
-    auto const a = attention_matrix(l);
+bounds reference(score::hits const& s, layer<T> const& l, whole const& of, double rounding) {
     index const n = l.tokens(), skipped = s.queries == 0 ? 0 : l.window() - s.queries;
-    std::vector<std::vector<double>> const zeros(at(l.kv_heads()), std::vector<double>(at(n), 0.0));
+    matrix const zeros(at(l.kv_heads()), std::vector<double>(at(n), 0.0));
     bounds b{zeros, zeros};
     for (index h = 0; h < l.heads(); ++h)
         for (index i = skipped; i < l.window(); ++i) {
+            auto const& row = of.attention[at(h)][at(i)];
             index const seen = n - l.window() + i + 1;
-            std::vector<double> row = a[at(h)][at(i)];
-            row.resize(at(seen));
-            auto sorted = row;
-            std::sort(sorted.begin(), sorted.end());
-            double const place = s.quantile * static_cast<double>(seen - 1);
-            auto const below = static_cast<std::size_t>(place);
-            double const above = below + 1 < sorted.size() ? sorted[below + 1] : sorted[below];
-            double const quantile = sorted[below] + (place - std::floor(place)) * (above - sorted[below]);
-            double const limit = s.counted == above_uniform ? 1 / static_cast<double>(seen) : quantile;
-            for (index t = 0; t < seen; ++t) {
-                double const x = row[at(t)];
-                b.least[at(h / l.group())][at(t)] += s.counted == attention ? x * (1 - 2e-5) : x > limit * (1 + 2e-5);
-                b.most[at(h / l.group())][at(t)] += s.counted == attention ? x * (1 + 2e-5) : x > limit * (1 - 2e-5);
+            double const limit = s.counted == above_uniform ? 1 / static_cast<double>(seen) : of.limits[at(h)][at(i)];
+            auto &least = b.least[at(h / l.group())], &most = b.most[at(h / l.group())];
+            for (std::size_t t = 0; t < at(seen); ++t) {
+                double const x = row[t];
+                least[t] += s.counted == attention ? x * (1 - rounding) : x > limit * (1 + rounding);
+                most[t] += s.counted == attention ? x * (1 + rounding) : x > limit * (1 - rounding);
             }
         }
     if (!s.per_visible) return b;
-    for (auto* const rows : {&b.least, &b.most})
-        for (auto& row : *rows)
+    for (auto* const all : {&b.least, &b.most})
+        for (auto& row : *all)
             for (index t = 0; t < n; ++t) row[at(t)] /= static_cast<double>(std::min(l.window() - skipped, n - t));
     return b;
+}
+
+void require_within(bounds const& b, scores const& got) {
+    REQUIRE(got.heads == std::ssize(b.least));
+    for (index h = 0; h < got.heads; ++h) {
+        auto const &least = b.least[at(h)], &most = b.most[at(h)];
+        REQUIRE(got.tokens == std::ssize(least));
+        for (std::size_t t = 0; t < least.size(); ++t) {
+            auto const x = static_cast<double>(got.row(h)[t]);
+            if (x >= least[t] - 1e-6 && x <= most[t] + 1e-6) continue;
+            CAPTURE(h, t, x, least[t], most[t]);
+            FAIL("other hits");
+        }
+    }
 }
 }  // namespace
 
@@ -79,51 +110,75 @@ TEST_CASE("an equal share is no hit", "[score][hits]") {
         layer<float> const l{.keys = head_major(keys.data(), 1, n, 1), .queries = head_major(keys.data(), 1, 1, 1)};
         arena memory;
         CHECK(row_of(score::hits{}(l, memory)) == zeros);
+        for (float const rounding : {-2e-7F, 0.0F, 2e-7F}) {  // of the engine's log
+            std::vector<float> const log{(1 + rounding) * std::log(static_cast<float>(n)) + rounding + 1};
+            layer<float> known = l;
+            known.scale = 1;
+            known.log_sum_exp = view(log.data(), 1, 1);
+            CHECK(row_of(score::hits{}(known, memory)) == zeros);
+        }
         CHECK(row_of(score::hits{}(given(equal, 1, 1), memory)) == zeros);
         CHECK(row_of(score::hits{.counted = above_quantile}(given(equal, 1, 1), memory)) == zeros);
     }
 }
 
 TEMPLATE_TEST_CASE("hits agree with the whole attention matrix", "[score][hits]", float, half, bfloat16) {
-    struct shape {
-        index heads, kv_heads, tokens, dim, window;
-    };
-    auto const s = GENERATE(values<shape>({{1, 1, 1, 1, 1},
-                                           {4, 4, 9, 16, 5},
-                                           {4, 1, 19, 33, 19},
-                                           {8, 2, 65, 20, 16},
-                                           {20, 1, 300, 64, 1},
-                                           {6, 2, 1000, 8, 70}}));
-    CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window);
-    random_layer<TestType> const r{s.heads, s.kv_heads, s.tokens, s.dim, s.window, 3};
-    layer<TestType> l = r.view();
-    l.scale = 1.5F;
-    std::vector<float> flat;
-    for (auto const& head : attention_matrix(l))
-        for (auto const& row : head) flat.insert(flat.end(), row.begin(), row.end());
-    layer<TestType> const handed{.keys = {.heads = s.kv_heads, .tokens = s.tokens, .dim = s.dim},
-                                 .attention = head_major<float const>(flat.data(), s.heads, s.window, s.tokens)};
-    for (auto const counted : {above_uniform, above_quantile, attention})
-        for (index const queries : {index{0}, (s.window + 1) / 2})
-            for (bool const per_visible : {false, true}) {
-                CAPTURE(static_cast<int>(counted), queries, per_visible);
-                score::hits const scorer{queries, counted, 0.83, per_visible};
-                auto const [least, most] = reference(scorer, l);
-                arena memory;
-                for (layer<TestType> const& from : {l, handed}) {
-                    auto const got = scorer(from, memory).value();
-                    REQUIRE(got.heads == s.kv_heads);
-                    REQUIRE(got.tokens == s.tokens);
-                    for (index h = 0; h < got.heads; ++h)
-                        for (index t = 0; t < got.tokens; ++t) {
-                            auto const x = static_cast<double>(got.row(h)[at(t)]);
-                            REQUIRE(x >= least[at(h)][at(t)] - 1e-6);
-                            REQUIRE(x <= most[at(h)][at(t)] + 1e-6);
-                        }
-                    for (index const workers : worker_counts)
-                        REQUIRE(list(scorer(from, memory, threads{workers}).value().values) == list(got.values));
+    for (scorer_shape const& s : scorer_shapes()) {
+        random_layer<TestType> const r{s, 3};
+        layer<TestType> l = r.view();
+        l.scale = 1.5F;
+        if (s.tokens == 65) l.soft_cap = 0.8F;
+        whole const of{l, 0.83};
+        auto const rows = packed(of.attention), logs = logs_of_sums(l);
+        layer<TestType> handed = l, known = l;
+        handed.attention = head_major(rows.data(), s.heads, s.window, s.tokens);
+        known.log_sum_exp = view(logs.data(), s.heads, s.window);
+        for (auto const counted : {above_uniform, above_quantile, attention})
+            for (index const queries : {index{0}, (s.window + 1) / 2})
+                for (bool const per_visible : {false, true}) {
+                    if (s.tokens * s.window > 100'000 && (queries == 0) == per_visible) continue;
+                    CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window);
+                    CAPTURE(static_cast<int>(counted), queries, per_visible);
+                    score::hits const scorer{queries, counted, of.quantile, per_visible};
+                    arena memory;
+                    auto const expected = reference(scorer, l, of, 2e-5);
+                    auto const got = scorer(l, memory).value();
+                    require_within(expected, got);
+                    require_within(expected, scorer(handed, memory).value());
+                    require_within(reference(scorer, l, of, 5e-5), scorer(known, memory).value());
+                    index const workers = 2 + s.tokens % 6;
+                    for (layer<TestType> const& from : {l, handed, known})
+                        REQUIRE(list(scorer(from, memory, threads{workers}).value().values) ==
+                                list(scorer(from, memory).value().values));
                 }
-            }
+    }
+}
+
+TEST_CASE("the engine's log of a query's sum spares hits the search for it", "[score][hits]") {
+    random_layer<> const r{6, 2, 700, 24, 40, 29};
+    layer<float> l = r.view();
+    auto logs = logs_of_sums(l);
+    for (float& x : logs) x += 1;  // it is the engine's that counts: all is exp(1) too small
+    l.log_sum_exp = view<float const>(logs.data(), 6, 40);
+    for (index const queries : {0, 1}) {
+        arena with, without;
+        auto const of = [&](score::hit counted) {
+            score::hits const scorer{.queries = queries, .counted = counted};
+            return std::pair{list(scorer(l, with).value().values), list(scorer(r.view(), without).value().values)};
+        };
+        auto const [less, full] = of(attention);
+        for (std::size_t t = 0; t < less.size(); ++t) CHECK(less[t] * 2.7182818F == Approx(full[t]).epsilon(1e-4));
+        CHECK(with.peak() < without.peak());
+        auto const [few, hits] = of(above_uniform);
+        CHECK(std::accumulate(few.begin(), few.end(), 0.0F) < std::accumulate(hits.begin(), hits.end(), 0.0F) / 2);
+        auto const [same, ranked] = of(above_quantile);  // ranks do not depend on sums
+        CHECK(same == ranked);
+    }
+    // A query whose sum is not known hits nothing.
+    std::fill(logs.begin(), logs.end(), -infinity);
+    arena memory;
+    for (auto const counted : {above_uniform, above_quantile, attention})
+        CHECK(row_of(score::hits{.counted = counted}(l, memory)) == std::vector<float>(700, 0.0F));
 }
 
 TEST_CASE("hits say what does not fit", "[score][hits]") {

@@ -138,25 +138,15 @@ TEST_CASE("what is no number is neither in the bounds nor in the softmax", "[sco
 }
 
 TEMPLATE_LIST_TEST_CASE("lag agrees with double precision", "[score][lag]", storages) {
-    auto const sinks = GENERATE(index{0}, index{4});
-    auto const partition = GENERATE(index{1}, index{3}, index{16}, index{128});
+    auto const [sinks, partition] = GENERATE(values<std::pair<index, index>>({{0, 1}, {4, 3}, {0, 16}, {4, 128}}));
     score::lag const s{.sinks = sinks, .partition = partition, .ranks = false};
     check_scores<TestType>(
         s, [&](rows const& keys, rows const& values, index) { return reference(s, keys, values); }, 1e-4);
 }
 
 TEST_CASE("ranks agree with double precision", "[score][lag]") {
-    score::lag const s{.sinks = 4, .partition = 16};
-    for (index const n : {36, 51, 333}) {
-        random_layer<> const r{3, 3, n, 24, 1, static_cast<unsigned>(n)};
-        arena memory;
-        for (index const workers : worker_counts) {
-            auto const got = s(r.view(), memory, threads{workers}).value();
-            for (index h = 0; h < 3; ++h) {
-                auto const wanted = reference(s, head_rows(r.keys, h, n), head_rows(r.values, h, n));
-                CHECK(std::vector<double>(got.row(h).begin(), got.row(h).end()) == wanted);
-            }
-        }
-    }
+    for (score::lag const& s : {score::lag{.sinks = 4, .partition = 16}, score::lag{.sinks = 0, .partition = 7}})
+        check_scores<float>(
+            s, [&](rows const& keys, rows const& values, index) { return reference(s, keys, values); }, 1e-6);
 }
 }  // namespace terse::test

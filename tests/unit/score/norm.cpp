@@ -1,6 +1,6 @@
 #include <terse/score/norm.hpp>
 
-#include "support.hpp"
+#include "key_layers.hpp"
 
 namespace terse::test {
 
@@ -18,33 +18,25 @@ TEST_CASE("the norm of keys is negated unless the longest are wanted", "[score][
     CHECK(list(high.row(0)) == std::vector<float>{5, 0, 1, 10});
 }
 
-TEST_CASE("norms agree with double precision, for every dtype, layout and worker count", "[score][norm]") {
-    auto const x = random_heads(3, 50, 37, 1);
-    auto const expect = [](auto const& t, index h, index token, float got) {
-        double sum = 0;
-        for (index c = 0; c < t.dim; ++c)
-            sum += std::pow(static_cast<double>(static_cast<float>(t.row(token, h)[c])), 2);
-        CHECK(got == Approx(-std::sqrt(sum)).epsilon(1e-6));
-    };
-    auto const check = [&]<class T>(tensor<T> const& t) {
-        for (index const workers : worker_counts) {
-            arena memory;
-            auto const s = score::norm{}(layer<T>{.keys = t.by_head()}, memory, threads{workers}).value();
-            for (index h = 0; h < 3; ++h)
-                for (index token = 0; token < 50; ++token)
-                    expect(t, h, token, s.row(h)[static_cast<std::size_t>(token)]);
-        }
-    };
-    check(x);
-    check(cast<half>(x));
-    check(cast<bfloat16>(x));
+TEMPLATE_LIST_TEST_CASE("norms agree with double precision", "[score][norm]", storages) {
+    bool const longest = GENERATE(false, true);
+    check_scores<TestType>(
+        score::norm{longest},
+        [=](rows const& keys, rows const&, index) {
+            std::vector<double> all;
+            for (auto const& key : keys) all.push_back((longest ? 1 : -1) * std::sqrt(product(key, key)));
+            return all;
+        },
+        1e-6);
+}
 
-    // Token-major: the same memory read as [tokens, heads, dim].
+TEST_CASE("norms of rows that lie token by token", "[score][norm]") {
+    auto const x = random_heads(3, 50, 37, 1);  // read as [tokens, heads, dim]
     arena memory;
-    auto const s = score::norm{}(layer<float>{.keys = token_major(x.values.data(), 3, 50, 37)}, memory).value();
-    for (index h = 0; h < 3; ++h)
-        for (index token = 0; token < 50; ++token)
-            expect(tensor<float>{x.values, 50, 3, 37}, token, h, s.row(h)[static_cast<std::size_t>(token)]);
+    auto const got = score::norm{}(layer<float>{.keys = token_major(x.values.data(), 3, 50, 37)}, memory).value();
+    auto const all = head_rows(token_major(x.values.data(), 1, 150, 37), 0, 150);
+    for (std::size_t i = 0; i < 150; ++i)
+        CHECK(got.row(static_cast<index>(i % 3))[i / 3] == Approx(-std::sqrt(product(all[i], all[i]))).epsilon(1e-6));
 }
 
 TEST_CASE("norms need memory", "[score][norm]") {

@@ -30,27 +30,21 @@ TEST_CASE("a projection is the negated product with the head's direction", "[sco
 }
 
 TEMPLATE_LIST_TEST_CASE("projections agree with double precision", "[score][projection]", storages) {
-    for (index const dim : dims) {
-        auto const directions = random_tokens(3, dim, 9);
-        for (index const n : slot_counts) {
-            CAPTURE(n, dim);
-            random_layer<TestType> const r{3, 3, n, dim, 1, static_cast<unsigned>(n)};
-            uneven const held{n, {n, n - 1, n / 3}};
-            auto const l = r.view(held);
-            arena memory;
-            auto const s = score::projection{directions.view()}(l, memory, threads{3}).value();
-            for (index h = 0; h < 3; ++h) {
-                auto const keys = head_rows(r.keys, h, n);
-                auto const direction = head_rows(tensor<float>{directions.values, 3, 1, dim}, h, 1)[0];
-                for (std::size_t t = 0; t < keys.size(); ++t) {
-                    float const got = s.row(h)[t];
-                    if (static_cast<index>(t) < l.length(h))
-                        REQUIRE(static_cast<double>(got) == Approx(-product(keys[t], direction)).margin(2e-5));
-                    else
-                        REQUIRE(std::isnan(got));
-                }
-            }
+    for (scorer_shape const& s : key_shapes()) {
+        CAPTURE(s.kv_heads, s.tokens, s.dim);
+        auto const directions = random_tokens(s.kv_heads, s.dim, 9);
+        random_layer<TestType> const r{s, static_cast<unsigned>(s.tokens)};
+        uneven const held{s.tokens, shortened(s)};
+        auto const l = r.view(held);
+        matrix want;
+        for (index h = 0; h < s.kv_heads; ++h) {
+            auto const direction = head_rows(directions, 0, s.kv_heads)[static_cast<std::size_t>(h)];
+            auto& row = want.emplace_back();
+            for (auto const& key : head_rows(r.keys, h, l.length(h))) row.push_back(-product(key, direction));
+            row.resize(static_cast<std::size_t>(s.tokens), NAN);
         }
+        arena memory;
+        require_close(score::projection{directions.view()}(l, memory, threads{3}).value(), want, 0, 2e-5);
     }
 }
 }  // namespace terse::test

@@ -68,33 +68,32 @@ TEST_CASE("queries of the first period do not vote, and a group has its best hea
 }
 
 TEMPLATE_TEST_CASE("repetition scores are those of the whole attention", "[score][repetition]", float, half, bfloat16) {
-    struct row {
-        index heads, kv_heads, tokens, dim, window, prefix, period;
-    };
-    for (auto const [heads, kv_heads, tokens, dim, window, prefix, period] : {row{4, 4, 41, 8, 41, 1, 10},
-                                                                              {8, 2, 33, 13, 17, 1, 8},
-                                                                              {6, 1, 61, 20, 1, 1, 15},
-                                                                              {4, 1, 301, 3, 150, 4, 99},
-                                                                              {2, 2, 9, 16, 9, 0, 1},
-                                                                              {40, 2, 25, 8, 25, 1, 6}}) {
-        CAPTURE(heads, tokens, period);
-        random_layer<TestType> const r{heads, kv_heads, tokens, dim, window, static_cast<unsigned>(tokens)};
+    for (scorer_shape const& s : scorer_shapes()) {
+        random_layer<TestType> const r{s, static_cast<unsigned>(s.tokens)};
         auto l = r.view();
-        l.scale = 1;
-        l.soft_cap = tokens == 33 ? 2.0F : 0.0F;
-        auto const expected = by_cells(attention_matrix(l), heads / kv_heads, prefix, period);
-        score::repetition const scorer{.prefix = prefix, .period = period};
-        arena memory;
-        auto const got = scorer(l, memory).value();
-        REQUIRE(got.echo.size() == expected.echo.size());
-        for (std::size_t h = 0; h < got.echo.size(); ++h) {
-            CHECK(static_cast<double>(got.echo[h]) == Approx(expected.echo[h]).epsilon(1e-5));
-            CHECK(static_cast<double>(got.induction[h]) == Approx(expected.induction[h]).epsilon(1e-5));
-        }
-        for (index const workers : worker_counts) {
-            auto const again = scorer(l, memory, threads{workers}).value();
-            CHECK(list(again.echo) == list(got.echo));
-            CHECK(list(again.induction) == list(got.induction));
+        l.scale = s.tokens == 64 ? 0.0F : 1.0F;
+        l.soft_cap = s.tokens == 65 ? 2.0F : 0.0F;
+        auto const a = attention_matrix(l);
+        auto const rows = packed(a);
+        for (auto const [prefix, period] : {std::pair<index, index>{0, 1}, {1, 10}, {4, 99}, {1, s.tokens / 3 + 1}}) {
+            if (prefix + period > s.tokens - 1) continue;  // no query is in a later period
+            CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window, prefix, period);
+            auto const expected = by_cells(a, s.group(), prefix, period);
+            score::repetition const scorer{.prefix = prefix, .period = period};
+            arena memory;
+            auto const check = [&](score::repetition_scores const& got) {
+                REQUIRE(got.echo.size() == expected.echo.size());
+                for (std::size_t h = 0; h < got.echo.size(); ++h) {
+                    REQUIRE(static_cast<double>(got.echo[h]) == Approx(expected.echo[h]).epsilon(1e-5));
+                    REQUIRE(static_cast<double>(got.induction[h]) == Approx(expected.induction[h]).epsilon(1e-5));
+                }
+            };
+            auto const got = scorer(l, memory).value();
+            check(got);
+            check(scorer(given(rows, s.heads, s.window, s.kv_heads), memory).value());
+            auto const again = scorer(l, memory, threads{2 + s.tokens % 6}).value();
+            REQUIRE(list(again.echo) == list(got.echo));
+            REQUIRE(list(again.induction) == list(got.induction));
         }
     }
 }

@@ -203,35 +203,46 @@ TEST_CASE("a count of keys is a causal mask", "[simd]") {
 TEMPLATE_LIST_TEST_CASE("hits are the probabilities above their query's limit", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     index const dim = 10, heads = 3;
-    for (index const queries : {index{1}, index{2}, simd::lanes<Arch> + 1, index{33}, index{75}}) {
-        for (index const keys : {index{1}, index{24}, index{80}, index{131}}) {
-            CAPTURE(queries, keys);
-            samples::rows<typename TestType::value> const query(heads * queries, dim, 7), key(keys, dim, 8);
-            auto const visible = [&](index i) { return keys - queries + 1 + i; };
-            auto const weight = [&](index i) { return static_cast<float>(std::max<index>(visible(i), 0)); };
-            index const wanted = keys - keys / 3;
-            std::vector<float> hits(static_cast<std::size_t>(wanted), 2.0F), least = hits, most = hits;
-            std::vector<float> scratch(
-                static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(heads, queries, keys, dim)));
-            simd::softmax_columns<Arch, simd::element::single, simd::collect::hits>(
-                heads, queries, by_head(query, queries), keys, key.view(), dim, 1.5F, 0.0F, visible, hits, 0, wanted,
-                scratch, weight);
-            for (index i = 0; i < heads * queries; ++i) {
-                std::vector<float> row(static_cast<std::size_t>(wanted));
-                simd::scalar::softmax_columns(
-                    1, 1, [&](index, index) { return query.view()(i); }, keys, key.view(), dim, 1.5F, 0.0F,
-                    [&](index) { return visible(i % queries); }, row, wanted, wanted,
-                    [&](index) { return weight(i % queries); });
-                for (std::size_t j = 0; j < row.size(); ++j) {
-                    least[j] += row[j] > 1 + 2e-5F;
-                    most[j] += row[j] > 1 - 2e-5F;
+    for (bool const known : {false, true}) {
+        for (index const queries : {index{1}, index{2}, simd::lanes<Arch> + 1, index{33}, index{75}}) {
+            for (index const keys : {index{1}, index{24}, index{80}, index{131}}) {
+                CAPTURE(known, queries, keys);
+                samples::rows<typename TestType::value> const query(heads * queries, dim, 7), key(keys, dim, 8);
+                auto const visible = [&](index i) { return keys - queries + 1 + i; };
+                auto const weight = [&](index i) { return static_cast<float>(std::max<index>(visible(i), 0)); };
+                auto const log_sum = [&](index h, index i) {  // about that of the logits, and one query has none
+                    return log_sum_of({})(h, i) + std::log(weight(i) + 1);
+                };
+                index const wanted = keys - keys / 3;
+                std::vector<float> hits(static_cast<std::size_t>(wanted), 2.0F), least = hits, most = hits;
+                std::vector<float> scratch(static_cast<std::size_t>(
+                    simd::softmax_columns_scratch<Arch>(heads, queries, keys, dim, simd::shared_heads::apart, known)));
+                simd::softmax_columns<Arch, simd::element::single, simd::collect::hits>(
+                    heads, queries, by_head(query, queries), keys, key.view(), dim, 1.5F, 0.0F, visible, hits, 0,
+                    wanted, scratch, weight, simd::shared_heads::apart, known, log_sum);
+                for (index i = 0; i < heads * queries; ++i) {
+                    std::vector<float> row(static_cast<std::size_t>(wanted));
+                    auto const by_loops = [&](auto log_of_sum) {
+                        simd::scalar::softmax_columns(
+                            1, 1, [&](index, index) { return query.view()(i); }, keys, key.view(), dim, 1.5F, 0.0F,
+                            [&](index) { return visible(i % queries); }, row, wanted, wanted,
+                            [&](index) { return weight(i % queries); }, log_of_sum);
+                    };
+                    if (known)
+                        by_loops([&](index, index) { return log_sum(i / queries, i % queries); });
+                    else
+                        by_loops(nullptr);
+                    for (std::size_t j = 0; j < row.size(); ++j) {
+                        least[j] += row[j] > 1 + 2e-5F;
+                        most[j] += row[j] > 1 - 2e-5F;
+                    }
                 }
+                for (std::size_t j = 0; j < hits.size(); ++j) {
+                    REQUIRE(hits[j] >= least[j]);
+                    REQUIRE(hits[j] <= most[j]);
+                }
+                if (keys > queries) CHECK(*std::max_element(hits.begin(), hits.end()) > 2);
             }
-            for (std::size_t j = 0; j < hits.size(); ++j) {
-                REQUIRE(hits[j] >= least[j]);
-                REQUIRE(hits[j] <= most[j]);
-            }
-            if (keys > queries) CHECK(*std::max_element(hits.begin(), hits.end()) > 2);
         }
     }
 }
