@@ -97,7 +97,7 @@ TEMPLATE_TEST_CASE("the share agrees with the whole attention matrix", "[kv][sim
         known.log_sum_exp = view(logs.data(), s.heads, s.window);
         for (auto const judged : {before_queries, newest, before_each})
             for (index const last : {index{1}, (s.window + 1) / 2, s.window}) {
-                if (s.tokens * last > 100'000) continue;
+                if (s.tokens * last > 20'000) continue;
                 for (index const sinks : {0, 3})
                     for (index const recent : {last + 1, s.tokens / 3 + last + 1, 2 * s.tokens}) {
                         policy const p{.last = last, .recent = recent, .sinks = sinks, .judged = judged};
@@ -110,9 +110,11 @@ TEMPLATE_TEST_CASE("the share agrees with the whole attention matrix", "[kv][sim
                                            is_close(p.judge(handed, memory)->share, expected, 2e-5, 1e-6) &&
                                            is_close(from_logs, expected, 4e-5, 1e-6);
                         REQUIRE(close);
-                        index const workers = 2 + s.tokens % 6;
-                        REQUIRE(p.judge(l, memory, threads{workers})->share == got);
-                        REQUIRE(p.judge(known, memory, threads{workers})->share == from_logs);
+                        if (sinks == 3 && recent == last + 1) {
+                            index const workers = 2 + s.tokens % 6;
+                            REQUIRE(p.judge(l, memory, threads{workers})->share == got);
+                            REQUIRE(p.judge(known, memory, threads{workers})->share == from_logs);
+                        }
                         REQUIRE(memory.used() == 0);
                     }
             }
