@@ -164,7 +164,7 @@ TEMPLATE_TEST_CASE("column sums of chunks agree with the whole attention matrix"
                         std::vector<double>(static_cast<std::size_t>(s.tokens), 0.0));
             arena memory;
             index const middle = s.window / 2;
-            for (auto const [begin, end] : {std::pair{index{0}, middle}, std::pair{middle, s.window}}) {
+            for (auto const& [begin, end] : {std::pair{index{0}, middle}, std::pair{middle, s.window}}) {
                 if (begin == end) continue;
                 REQUIRE(sums.add(chunk_of(l, begin, end), memory, threads{2}, group) == errc::ok);
                 for (index kv = 0; kv < s.kv_heads; ++kv) {

@@ -169,7 +169,7 @@ TEMPLATE_TEST_CASE("scores from a layer's chunks agree with the whole attention 
         doubles added(static_cast<std::size_t>(s.tokens), 0.0), mean = added;
         arena memory;
         index const middle = s.window / 2, steps = middle > 0 ? 2 : 1;
-        for (auto const [begin, end] : {std::pair{index{0}, middle}, std::pair{middle, s.window}}) {
+        for (auto const& [begin, end] : {std::pair{index{0}, middle}, std::pair{middle, s.window}}) {
             if (begin == end) continue;
             auto const chunk = chunk_of(l, begin, end);
             index const voters = begin == 0 ? std::min<index>(3, end) : 0;

@@ -156,7 +156,7 @@ TEMPLATE_TEST_CASE("hit counts of chunks agree with the whole attention matrix",
         matrix sums(at(s.kv_heads), std::vector<double>(at(s.tokens), 0.0)), seen = sums;
         arena memory;
         index const middle = s.window / 2;
-        for (auto const [begin, end] : {std::pair{index{0}, middle}, std::pair{middle, s.window}}) {
+        for (auto const& [begin, end] : {std::pair{index{0}, middle}, std::pair{middle, s.window}}) {
             if (begin == end) continue;
             REQUIRE(counts.add(chunk_of(l, begin, end), memory, threads{2}, {.counted = score::hit::attention},
                                decay) == errc::ok);

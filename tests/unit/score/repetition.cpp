@@ -75,7 +75,7 @@ TEMPLATE_TEST_CASE("repetition scores are those of the whole attention", "[score
         l.soft_cap = s.tokens == 65 ? 2.0F : 0.0F;
         auto const a = attention_matrix(l);
         auto const rows = packed(a);
-        for (auto const [prefix, period] : {std::pair<index, index>{0, 1}, {1, 10}, {4, 99}, {1, s.tokens / 3 + 1}}) {
+        for (auto const& [prefix, period] : {std::pair<index, index>{0, 1}, {1, 10}, {4, 99}, {1, s.tokens / 3 + 1}}) {
             if (prefix + period > s.tokens - 1) continue;  // no query is in a later period
             CAPTURE(s.heads, s.kv_heads, s.tokens, s.dim, s.window, prefix, period);
             auto const expected = by_cells(a, s.group(), prefix, period);
