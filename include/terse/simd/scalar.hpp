@@ -214,6 +214,23 @@ void last_similar(index count, Row row, index dim, std::span<float const> invers
     }
 }
 
+template <class Row>
+void similar_sums(index count, Row row, index dim, std::span<float const> inverse, float threshold, index most,
+                  std::span<float> sums, std::span<token> nth) noexcept {
+    std::fill_n(sums.begin(), count, 0.0F);
+    for (index i = 0; i < count; ++i) {
+        index left = most;
+        nth[static_cast<std::size_t>(i)] = -1;
+        for (index j = count - 1; j >= 0 && left > 0; --j) {
+            float const norms = inverse[static_cast<std::size_t>(i)] * inverse[static_cast<std::size_t>(j)];
+            float const cosine = dot(row(i), row(j), dim) * norms;
+            if (i == j || !(cosine > threshold)) continue;
+            sums[static_cast<std::size_t>(j)] += cosine;
+            if (--left == 0) nth[static_cast<std::size_t>(i)] = static_cast<token>(j);
+        }
+    }
+}
+
 template <real T>
 void subtract(T const* x, float const* y, float* out, index n) noexcept {
     for (index i = 0; i < n; ++i) out[i] = static_cast<float>(x[i]) - y[i];
