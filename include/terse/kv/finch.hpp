@@ -47,7 +47,7 @@ struct finch {
         if (!keep) return keep.error();
         auto const choice = [&](scores const& s, std::span<select::row const> rows, std::span<plan> items,
                                 std::span<token> kept, arena& scratch) noexcept -> result<index> {
-            auto const of_chunk = [this](index length) noexcept { return *budget.count(length); };
+            auto const of_chunk = [this](index length, index) noexcept { return *budget.count(length); };
             errc const error = select::per_chunk(s, tokens, rows, size, of_chunk, items, kept, scratch, run);
             if (error != errc::ok) return error;
             return s.heads;

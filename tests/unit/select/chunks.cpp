@@ -121,7 +121,7 @@ TEST_CASE("chunks agree with sorting", "[select][chunks]") {
 
 TEST_CASE("every chunk keeps its own", "[select][chunks]") {
     std::vector<float> const values = {1, 3, 2, 9, 8, 7, 0, 1, 5, 5, 4, 3, 2, 1, 0, 1};
-    auto const half = [](index tokens) { return std::max<index>(tokens / 2, 1); };
+    auto const half = [](index tokens, index) { return std::max<index>(tokens / 2, 1); };
     auto const run = [&](std::vector<select::row> const& rows, index chunk, index workers, std::size_t room = 99) {
         arena memory;
         std::vector<plan> items(rows.size());
@@ -147,5 +147,26 @@ TEST_CASE("every chunk keeps its own", "[select][chunks]") {
     CHECK(run({{8, {.guarded = guarded}}, {8}}, 4, 1).second == lists{{2, 3, 4, 5}, {0, 1, 4, 5}});
     CHECK(run({{8, {.leading = 2}}, {8}}, 3, 1).first == errc::bad_budget);
     CHECK(run({{8}, {8}}, 3, 1, 5).first == errc::bad_budget);
+}
+
+TEST_CASE("what is not cut into chunks stays", "[select][chunks]") {
+    std::vector<float> const values = {1, 3, 2, 9, 8, 7, 0, 1, 5, 5, 4, 3, 2, 1, 0, 1};
+    auto const cut = [](index h, index tokens) { return h == 0 ? range{1, 7} : range{tokens, tokens}; };
+    auto const run = [&](std::span<range const> guarded, index workers) {
+        arena memory;
+        std::vector<plan> items(2);
+        tokens_list kept(16);
+        std::vector<select::row> const rows = {{8, {.guarded = guarded}}, {5}};
+        auto const one_or_protected = [](index, index fixed) { return std::max<index>(fixed, 1); };
+        REQUIRE(select::per_chunk(of(values, 2), 8, rows, 3, one_or_protected, items, kept, memory, threads{workers},
+                                  cut) == errc::ok);
+        CHECK(list(items[1].sources) == tokens_list{0, 1, 2, 3, 4});
+        return list(items[0].sources);
+    };
+    std::vector<range> const guarded = {{0, 3}, {6, 8}};
+    for (index const workers : {1, 2}) {
+        CHECK(run({}, workers) == tokens_list{0, 3, 4, 7});
+        CHECK(run(guarded, workers) == tokens_list{0, 1, 2, 6, 7});
+    }
 }
 }  // namespace terse::test
