@@ -79,6 +79,12 @@ constexpr check checks[] = {
      }},
     {"kv::cur", [](terse::arena& m) { return evicts(terse::kv::cur{.keep = 20}, m); }},
     {"kv::lagkv", [](terse::arena& m) { return evicts(terse::kv::lagkv{.keep = 20, .lag = 8}, m); }},
+    {"kv::recursive_lagkv",
+     [](terse::arena& m) {
+         terse::kv::recursive_lagkv const policy{.sinks = 4, .lag = 8};
+         auto const plans = policy(whole_prompt(), m);
+         return plans && (*plans)[0].kept() == *policy.count(tokens) && (*plans)[0].kept() < tokens;
+     }},
     {"kv::threshold",
      [](terse::arena& m) {
          auto const plans = terse::kv::threshold<terse::score::norm>{.least = -3.5F, .recent = 8}(whole_prompt(), m);

@@ -37,6 +37,7 @@
 #include <terse/kv/query_moments.hpp>
 #include <terse/kv/r_kv.hpp>
 #include <terse/kv/razor_attention.hpp>
+#include <terse/kv/recursive_lagkv.hpp>
 #include <terse/kv/retention.hpp>
 #include <terse/kv/ring.hpp>
 #include <terse/kv/rotate.hpp>

@@ -157,6 +157,12 @@ pool::average average(index n, index keep) {
     return {.grid = {.columns = n}, .kernel = {.columns = std::max<index>(n / keep, 1)}};
 }
 
+/// Of a partition the share that `keep` is of all.
+kv::recursive_lagkv recursive_lagkv(index n, index keep) {
+    double const share = static_cast<double>(keep) / static_cast<double>(std::max<index>(n, 1));
+    return {.ratio = std::clamp(share, 0.0, 1.0), .sinks = 1, .lag = 4};
+}
+
 /// One row stands for what goes.
 kv::razor_attention razor(index keep) { return {.sinks = 2, .recent = keep - 3, .compression = max_tokens}; }
 
@@ -176,6 +182,11 @@ std::vector<entry> const& policies() {
             "kv::cur", [](index keep) { return kv::cur{.keep = keep, .sinks = 1, .recent = 2}; }, 3, 1, 2),
         on_layer(
             "kv::lagkv", [](index keep) { return kv::lagkv{.keep = keep, .sinks = 1, .lag = 4}; }, 1, 1),
+        {"kv::recursive_lagkv", [](index n, index keep) { return recursive_lagkv(n, keep).count(n).value(); },
+         [](auto const& r, index keep, arena& memory, threads const& run) {
+             return recursive_lagkv(r.keys.tokens, keep)(r.view(), memory, run);
+         },
+         true, true, 1, 1},
         {"kv::think", [](index n, index keep) { return kv::think{.keep = keep}.count(n); },
          [](auto const& r, index keep, arena& memory, threads const& run) {
              return kv::think{.keep = keep, .window = dim}(tokens_as_channels(r), memory, run);

@@ -20,10 +20,14 @@ namespace terse::score {
 /// over the partition, is half of the score. Sinks, the last whole partition and what follows it have the score 1; where
 /// there are no two partitions, a slot's score grows with its place instead. Channels that are constant over the next
 /// partition are left out. A slot whose deviation is not finite has the score NaN.
+///
+/// While decoding (`once`), a partition is as many consecutive positions from the sinks on. One that has lost slots was
+/// scored before: it has the score 1 like the sinks, and partitions are counted from the next one on.
 struct lag {
     index sinks = 4;        ///< first slots, which are in no partition
     index partition = 128;  ///< slots of a partition
     bool ranks = true;      ///< a slot's rank in its partition over `partition`, so that all partitions keep as many
+    bool once = false;      ///< partitions that have lost slots are not scored again; sinks are positions
 
     /// Last slots of `tokens` that have no score of their own.
     [[nodiscard]] constexpr index unscored(index tokens) const noexcept {
@@ -31,9 +35,17 @@ struct lag {
         return partitions < 2 ? 0 : tokens - sinks - (partitions - 1) * partition;
     }
 
-    /// @param l     its keys and values are read
+    /// The slots of kv head h that have a score of their own: partitions, all but the last.
+    /// @complexity  O(log tokens) with `once`, else constant
+    template <class T, class Cache>
+    [[nodiscard]] constexpr range scored(layer<T, Cache> const& l, index h) const noexcept {
+        index const begin = first(l, h), partitions = (l.length(h) - begin) / partition;
+        return {begin, begin + std::max<index>(partitions - 1, 0) * partition};
+    }
+
+    /// @param l     its keys and values are read; with `once` also its positions
     /// @return      [kv_heads, tokens]; errc::bad_setting for negative sinks or a partition below one; errc::bad_shape
-    ///              when keys and values differ in heads or tokens; errc::out_of_memory
+    ///              when keys and values differ in heads or tokens, or positions have another shape; errc::out_of_memory
     /// @complexity  O(kv_heads * tokens * (dim + log partition)), keys and values once from memory where two
     ///              partitions fit a cache; scratch a worker: 2 * dim floats and 2 * partition
     template <class T, class Cache, executor Run = serial>
@@ -42,8 +54,10 @@ struct lag {
         index const heads = l.kv_heads(), n = l.tokens();
         if (sinks < 0 || partition < 1) return errc::bad_setting;
         if (l.values.heads != heads || l.values.tokens != n) return errc::bad_shape;
+        if (once && !has_positions_of_all(l)) return errc::bad_shape;
 
-        index const most = std::max<index>(count(n) - 1, 0);  // partitions to score
+        index most = 0;  // partitions to score of a head
+        for (index h = 0; h < heads; ++h) most = std::max(most, scored(l, h).size() / partition);
         index const width = most == 0 ? 0 : partition, dim = std::max(l.keys.dim, l.values.dim);
         rollback undo{memory};
         auto const values = memory.take<float>(heads * n);
@@ -60,13 +74,15 @@ struct lag {
             };
             auto const scratch = mine(2 * (width + dim), floats);
             for (index job = begin; job < end; ++job) {
-                index const h = job / most, p = job % most, first = sinks + p * partition;
-                if (p + 1 >= count(l.length(h))) continue;
+                index const h = job / most;
+                range const own = scored(l, h);
+                index const begins = own.begin + job % most * partition;
+                if (begins >= own.end) continue;
                 auto const out =
-                    values.subspan(static_cast<std::size_t>(h * n + first), static_cast<std::size_t>(partition));
+                    values.subspan(static_cast<std::size_t>(h * n + begins), static_cast<std::size_t>(partition));
                 auto const of_keys = scratch.first(out.size()), of_values = scratch.subspan(out.size(), out.size());
-                deviations(l.keys, h, first, of_keys, scratch.subspan(2 * out.size()));
-                deviations(l.values, h, first, of_values, scratch.subspan(2 * out.size()));
+                deviations(l.keys, h, begins, of_keys, scratch.subspan(2 * out.size()));
+                deviations(l.values, h, begins, of_values, scratch.subspan(2 * out.size()));
                 combine(of_keys, of_values, out);
                 if (ranks) replace_by_rank(out, mine(width, order));
             }
@@ -82,11 +98,26 @@ struct lag {
         return std::max<index>(tokens - sinks, 0) / partition;
     }
 
+    /// Where the partitions of kv head h begin.
+    template <class T, class Cache>
+    [[nodiscard]] constexpr index first(layer<T, Cache> const& l, index h) const noexcept {
+        index const held = l.length(h);
+        auto const own = once ? l.positions_of(h) : std::span<token const>{};
+        if (own.empty()) return std::min(sinks, held);
+        // Behind the last slot that was lost, from the next partition's first position on.
+        index const lost = own.back() - (held - 1);
+        auto const next =
+            std::partition_point(own.begin(), own.end(), [&](token const& p) { return p - (&p - own.data()) < lost; });
+        index const position = *next, rest = (std::max(position, sinks) - sinks) % partition;
+        index const skip = position < sinks ? sinks - position : rest == 0 ? 0 : partition - rest;
+        return next - own.begin() + std::min(skip, own.end() - next);
+    }
+
     void fill_unscored(std::span<float> row, index held) const noexcept {
         auto const end = row.begin() + held;
         std::fill(row.begin(), end, 1.0F);
         std::fill(end, row.end(), no_score);
-        if (count(held) >= 2) return;
+        if (once || count(held) >= 2) return;
         for (index t = sinks; t < held; ++t)
             row[static_cast<std::size_t>(t)] = static_cast<float>(t - sinks) / static_cast<float>(held - sinks);
     }
