@@ -56,14 +56,22 @@ void tova_press(case_input const& in, outputs& out) { tova_on(query_layer(in, 1)
 void r_kv(case_input const& in, outputs& out) {
     index const window = in.integer("window", 1);
     layer const l = query_layer(in);
-    // Both ways leave the same key out: `last_percent` puts every other one before it.
-    (void)in.choice<int>("retain_direction", {{"last", 0}, {"last_percent", 1}});
-    terse::kv::r_kv const policy{.keep = in.integer("budget", 1),
-                                 .window = window,
-                                 .kernel = in.integer("kernel", 1),
-                                 .importance = static_cast<float>(in.number("mix_lambda", 0, 1)),
-                                 .threshold = static_cast<float>(in.number("threshold", -1, 1)),
-                                 .forgive_first = true};
+    enum class way { last, last_percent, first, first_percent };
+    auto const forgiven = in.choice<way>("retain_direction", {{"last", way::last},
+                                                              {"last_percent", way::last_percent},
+                                                              {"first", way::first},
+                                                              {"first_percent", way::first_percent}});
+    bool const share = forgiven == way::last_percent || forgiven == way::first_percent;
+    double const ratio = in.number("retain_ratio", 0, 1);
+    terse::kv::r_kv const policy{
+        .keep = in.integer("budget", 1),
+        .window = window,
+        .kernel = in.integer("kernel", 1),
+        .importance = static_cast<float>(in.number("mix_lambda", 0, 1)),
+        .threshold = static_cast<float>(in.number("threshold", -1, 1)),
+        .forgive = share ? std::max<index>(static_cast<index>(static_cast<double>(l.tokens()) * ratio), 1) : 1,
+        .forgive_oldest = forgiven == way::first || forgiven == way::first_percent,
+        .published = in.flag("published")};
     terse::arena memory;
     auto const kept = value(policy(l, memory));
     out.scores("scores", value(policy.scorer()(l, memory)), l.tokens() - window);
@@ -141,7 +149,9 @@ std::vector<method> kv_attention_methods() {
           {"kernel", "width of the maximum pooling", 7},
           {"mix_lambda", "what attention counts against redundancy", 0.07},
           {"threshold", "cosine above which two keys are alike", 0.5},
-          {"retain_direction", "last or last_percent", "last"}},
+          {"retain_direction", "last, first, last_percent or first_percent", "last"},
+          {"retain_ratio", "keys to forgive of the percent modes, as a share of all", 0.2},
+          {"published", "forgive what the authors' code does, one key; false: as the paper", true}},
          r_kv},
         {"compresskv",
          "tokens",

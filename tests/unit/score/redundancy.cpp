@@ -8,22 +8,43 @@
 namespace terse::test {
 namespace {
 
-/// The redundancy of a head's slots from the whole matrix of cosines, in double precision.
-std::vector<double> reference(score::redundancy const& s, matrix const& keys) {
+/// The cosines of keys, with themselves 0.
+matrix cosines(matrix const& keys) {
     std::size_t const n = keys.size();
-    matrix cosine(n, std::vector<double>(n, 0.0));
-    std::vector<double> norms, mean(n, 0.0);
+    matrix all(n, std::vector<double>(n, 0.0));
+    std::vector<double> norms;
     for (auto const& key : keys) norms.push_back(std::sqrt(product(key, key)));
-    for (std::size_t i = 0; i < n; ++i) {
-        index last = s.forgive_first ? 0 : -1;
-        for (std::size_t j = 0; j < n; ++j) {
-            double const both = norms[i] * norms[j];
-            cosine[i][j] = i == j || both == 0 ? 0 : product(keys[i], keys[j]) / both;
-            if (i != j && cosine[i][j] > static_cast<double>(s.threshold)) last = static_cast<index>(j);
+    for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j < i; ++j)
+            all[i][j] = all[j][i] = norms[i] * norms[j] == 0 ? 0 : product(keys[i], keys[j]) / (norms[i] * norms[j]);
+    return all;
+}
+
+/// The redundancy of a head's slots from the whole matrix of cosines, in double precision.
+std::vector<double> reference(score::redundancy const& s, matrix cosine) {
+    auto const at = [](index i) { return static_cast<std::size_t>(i); };
+    auto const n = std::ssize(cosine);
+    auto const share = static_cast<index>(std::floor(s.forgive_share * static_cast<double>(n) + 1e-6));
+    index const count = s.forgive_share > 0 ? std::max<index>(share, 1) : s.forgive;
+    for (index i = 0; i < n; ++i) {
+        std::vector<index> like, listed;
+        for (index j = 0; j < n; ++j) {
+            bool const alike = i != j && cosine[at(i)][at(j)] > static_cast<double>(s.threshold);
+            if (alike) like.push_back(j);
+            listed.push_back(alike ? j : 0);
         }
-        if (last >= 0) cosine[i][static_cast<std::size_t>(last)] = 0;
-        for (std::size_t j = 0; j < n; ++j) mean[j] += cosine[i][j] / static_cast<double>(n);
+        if (s.published) {
+            std::sort(listed.begin(), listed.end());
+            cosine[at(i)][at(s.forgive_oldest ? listed[at(std::min(count, n) - 1)] : listed.back())] = 0;
+        } else {
+            if (!s.forgive_oldest) std::reverse(like.begin(), like.end());
+            like.resize(std::min(like.size(), at(count)));
+            for (index const j : like) cosine[at(i)][at(j)] = 0;
+        }
     }
+    std::vector<double> mean(at(n), 0.0);
+    for (auto const& row : cosine)
+        for (std::size_t j = 0; j < row.size(); ++j) mean[j] += row[j] / static_cast<double>(n);
     mean = softmax(mean);
     for (double& x : mean) x = -x;
     return mean;
@@ -49,33 +70,69 @@ TEST_CASE("redundancy by hand", "[score][redundancy]") {
     CHECK(static_cast<double>(apart[2]) == Approx(-e / total));
     CHECK(static_cast<double>(apart[3]) == Approx(-1 / total));
     // As published, then all leave out column 0, where slot 2 had its cosine.
-    auto const published = of({.threshold = 1.5F, .forgive_first = true});
+    auto const published = of({.threshold = 1.5F, .published = true});
     CHECK(static_cast<double>(published[0]) == Approx(-1 / (e + 3)));
     CHECK(static_cast<double>(published[2]) == Approx(-e / (e + 3)));
 
-    // Three alike: slots 0 and 1 leave out 2, slot 2 leaves out 1.
+    // Three alike: how many cosines of 1 each column has left.
     std::vector<float> const three = {1, 2, 3};
-    auto const found = list(score::redundancy{}(one_head(three, 1), memory).value().values);
-    std::vector<double> const sums = {std::exp(2 / 3.0), std::exp(1 / 3.0), 1};
-    for (std::size_t j = 0; j < 3; ++j)
-        CHECK(static_cast<double>(found[j]) == Approx(-sums[j] / (sums[0] + sums[1] + sums[2])));
+    auto const check = [&](score::redundancy const& s, std::vector<double> const& left) {
+        CAPTURE(s.forgive, s.forgive_share, s.forgive_oldest, s.published);
+        auto const found = list(s(one_head(three, 1), memory).value().values);
+        double sum = 0;
+        for (double const x : left) sum += std::exp(x / 3);
+        for (std::size_t j = 0; j < 3; ++j)
+            CHECK(static_cast<double>(found[j]) == Approx(-std::exp(left[j] / 3) / sum));
+    };
+    check({.forgive = 0}, {2, 2, 2});
+    check({}, {2, 1, 0});  // slots 0 and 1 leave out 2, slot 2 leaves out 1
+    check({.forgive_oldest = true}, {0, 1, 2});
+    check({.forgive = 2}, {0, 0, 0});
+    check({.forgive = 5, .forgive_oldest = true}, {0, 0, 0});
+    check({.forgive_share = 0.4}, {2, 1, 0});  // of three slots one
+    check({.forgive_share = 0.1}, {2, 1, 0});  // at least
+    check({.forgive_share = 0.7}, {0, 0, 0});
+    // As published: lists 0 1 2, 0 0 2 and 0 0 1.
+    check({.published = true}, {2, 1, 0});
+    check({.forgive = 2, .published = true}, {2, 1, 0});
+    check({.forgive_share = 0.7, .published = true}, {2, 1, 0});
+    check({.forgive_oldest = true, .published = true}, {0, 2, 2});
+    check({.forgive = 2, .forgive_oldest = true, .published = true}, {0, 1, 2});
+    check({.forgive = 3, .forgive_oldest = true, .published = true}, {2, 1, 0});
+    check({.forgive_share = 0.7, .forgive_oldest = true, .published = true}, {0, 1, 2});
 }
 
 TEMPLATE_TEST_CASE("redundancy agrees with the whole matrix of cosines", "[score][redundancy]", float, half, bfloat16) {
+    score::redundancy const settings[] = {
+        {},
+        {.threshold = 0.9F, .published = true},
+        {.forgive = 3},
+        {.forgive_oldest = true},
+        {.threshold = 0.3F, .forgive_share = 0.2},
+        {.threshold = 0.3F, .forgive_share = 0.1, .forgive_oldest = true},
+        {.threshold = -0.9F, .forgive_share = 0.2, .forgive_oldest = true, .published = true}};
+    std::size_t next = 0;
     for (scorer_shape const& s : key_shapes()) {
         // Clusters, so that some keys are alike.
         auto const all = clustered_tokens(s.kv_heads * s.tokens, s.dim, 9, 3, 0.4F);
         auto const keys = cast<TestType>(tensor<float>{all.values, s.kv_heads, s.tokens, s.dim});
         layer<TestType> const l{.keys = keys.by_head()};
-        score::redundancy const scorer{s.tokens % 2 == 0 ? 0.8F : 0.9F, s.dim % 2 == 0};
-        CAPTURE(s.kv_heads, s.tokens, s.dim);
-        arena memory;
-        auto const got = scorer(l, memory).value();
-        matrix want;
-        for (index h = 0; h < s.kv_heads; ++h) want.push_back(reference(scorer, head_rows(keys, h, s.tokens)));
-        require_close(got, want, 2e-5, 0);
-        index const workers = 2 + s.tokens % 6;
-        REQUIRE(list(scorer(l, memory, threads{workers}).value().values) == list(got.values));
+        std::vector<matrix> cosine;
+        for (index h = 0; h < s.kv_heads; ++h) cosine.push_back(cosines(head_rows(keys, h, s.tokens)));
+        std::size_t const count = s.tokens > 300 ? 2 : std::size(settings);
+        for (std::size_t k = 0; k < count; ++k) {
+            score::redundancy const& scorer = settings[next++ % std::size(settings)];
+            CAPTURE(s.kv_heads, s.tokens, s.dim, scorer.threshold, scorer.forgive, scorer.forgive_share,
+                    scorer.forgive_oldest, scorer.published);
+            arena memory;
+            auto const got = scorer(l, memory).value();
+            matrix want;
+            for (index h = 0; h < s.kv_heads; ++h)
+                want.push_back(reference(scorer, cosine[static_cast<std::size_t>(h)]));
+            require_close(got, want, 2e-5, 0);
+            index const workers = 2 + s.tokens % 6;
+            REQUIRE(list(scorer(l, memory, threads{workers}).value().values) == list(got.values));
+        }
     }
 }
 
@@ -100,7 +157,7 @@ TEST_CASE("redundancy of what is not finite, of zero rows and of ragged heads", 
     uneven const held{40, {40, 13}};
     layer<float, ragged_view<float>> const l{.keys = held.of(clean)};
     auto const shorter = score::redundancy{}(l, memory).value();
-    auto const want = reference(score::redundancy{}, head_rows(clean, 1, 13));
+    auto const want = reference(score::redundancy{}, cosines(head_rows(clean, 1, 13)));
     for (std::size_t t = 0; t < 40; ++t) {
         CHECK(simd::is_nan(shorter.row(1)[t]) == (t >= 13));
         if (t < 13) CHECK(static_cast<double>(shorter.row(1)[t]) == Approx(want[t]).epsilon(1e-5));
@@ -110,13 +167,19 @@ TEST_CASE("redundancy of what is not finite, of zero rows and of ragged heads", 
 TEST_CASE("redundancy says what does not fit", "[score][redundancy]") {
     auto const x = random_heads(2, 30, 8, 4);
     arena memory;
-    CHECK(score::redundancy{.threshold = not_a_number}(layer<float>{.keys = x.by_head()}, memory).error() ==
-          errc::bad_setting);
+    auto const error = [&](score::redundancy const& s) { return s(layer<float>{.keys = x.by_head()}, memory).error(); };
+    CHECK(error({.threshold = not_a_number}) == errc::bad_setting);
+    CHECK(error({.forgive = -1}) == errc::bad_setting);
+    CHECK(error({.forgive_share = -0.1}) == errc::bad_setting);
+    CHECK(error({.forgive_share = 1.1}) == errc::bad_setting);
+    CHECK(error({.forgive_share = std::numeric_limits<double>::quiet_NaN()}) == errc::bad_setting);
     CHECK(score::redundancy{}(layer<float>{}, memory).error() == errc::bad_shape);
     CHECK(score::redundancy{}(layer<float>{.keys = {.heads = 1, .tokens = 3, .dim = 2}}, memory).error() ==
           errc::bad_shape);
     CHECK(memory.used() == 0);
-    require_exact_peak([&](arena& a) { return score::redundancy{}(layer<float>{.keys = x.by_head()}, a); });
+    for (index const forgive : {0, 1, 4})
+        require_exact_peak(
+            [&](arena& a) { return score::redundancy{.forgive = forgive}(layer<float>{.keys = x.by_head()}, a); });
 }
 
 TEST_CASE("a weighted sum has the slots that both score", "[score][weighted_sum]") {
