@@ -78,6 +78,14 @@ template <class T, class Cache>
     return l.positions.dim >= l.tokens() && (l.positions.tokens == 1 || l.positions.tokens == l.kv_heads());
 }
 
+/// Whether all kv heads hold as many slots: what a policy needs that keeps one set of slots for all of them.
+template <class T, class Cache>
+[[nodiscard]] constexpr bool is_even(layer<T, Cache> const& l) noexcept {
+    bool even = true;
+    for (index h = 0; h < l.kv_heads(); ++h) even = even && l.length(h) == l.tokens();
+    return even;
+}
+
 /// Whether the layer has the attention of its last queries, or what it takes to compute it.
 /// @return errc::bad_shape when heads do not divide, a dimension differs, there are more queries than tokens (and no
 ///         `query_positions`), or positions or log_sum_exp have another shape; errc::bad_setting when the scale or the

@@ -102,12 +102,12 @@ struct block_eviction {
 
     /// The same with the layer whose keys say how blocks differ, for adaptive_rkv; what it guards stays.
     /// @param l    as many slots as the state
-    /// @return     also errc::bad_shape when the slots differ
+    /// @return     also errc::bad_shape when the slots differ, or heads hold different numbers of them
     /// @complexity O(tokens), and for adaptive_rkv O(kv_heads * competing slots^2 * dim)
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<block_choice> choose(block_scores const& state, layer<T, Cache> const& l, arena& memory,
                                               Run const& run = {}) const noexcept {
-        if (l.tokens() != state.tokens()) return errc::bad_shape;
+        if (l.tokens() != state.tokens() || !is_even(l)) return errc::bad_shape;
         auto const diversity = [&](range slots, std::span<token const> blocks, arena& scratch) noexcept {
             return score::block_diversity{.block = block, .slots = slots, .competing = blocks}(l, scratch, run);
         };
@@ -146,14 +146,15 @@ struct block_eviction {
 
     /// After a prompt, without state: scores from the attention of its last queries.
     /// @param l   reads keys and queries, or attention, of the last `snapkv_window` tokens
-    /// @return    one selection that all heads share; `choose`'s errors and those of `score::attention`
+    /// @return    one selection that all heads share; `choose`'s errors, errc::bad_shape among them where heads hold
+    ///            different numbers of slots, and those of `score::attention`
     /// @complexity O(heads * queries * tokens * dim)
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, arena& memory,
                                            Run const& run = {}) const noexcept {
         if (errc const error = check(); error != errc::ok) return error;
         index const n = l.tokens();
-        if (n < 0 || n > max_tokens) return errc::bad_shape;
+        if (n < 0 || n > max_tokens || !is_even(l)) return errc::bad_shape;
         rollback undo{memory};
         block_scores state{.capacity = n, .used = n};
         if (evictable(n).size() > 0) {

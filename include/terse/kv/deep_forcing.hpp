@@ -46,12 +46,14 @@ struct deep_forcing {
 
     /// @param l     reads keys [kv_heads, tokens, dim] and queries [heads, window, dim], no more than there are tokens; a
     ///              frame's tokens stand together
-    /// @return      one selection that all heads share; errors of `check` and `score::logits`; errc::out_of_memory
+    /// @return      one selection that all heads share; errc::bad_shape where heads hold different numbers of slots;
+    ///              errors of `check` and `score::logits`; errc::out_of_memory
     /// @complexity  O(kv_heads * tokens * dim)
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, arena& memory,
                                            Run const& run = {}) const noexcept {
         if (errc const error = check(); error != errc::ok) return error;
+        if (!is_even(l)) return errc::bad_shape;
         index const first = sinks * frame, last = recent * frame;
         if (l.tokens() >= capacity * frame && keep <= sinks + recent)
             return streaming_llm{.sinks = first, .recent = last}(l, memory, run);

@@ -46,8 +46,7 @@ struct hit_counts {
         if (l.kv_heads() != heads || l.tokens() < used || l.tokens() > capacity) return errc::bad_shape;
         index const size = heads * capacity;
         if (std::ssize(values) < size || (!visible.empty() && std::ssize(visible) < size)) return errc::bad_shape;
-        for (index h = 0; h < heads; ++h)
-            if (l.length(h) != l.tokens()) return errc::bad_shape;
+        if (!is_even(l)) return errc::bad_shape;
         if (errc const error = how.check(l); error != errc::ok) return error;
 
         auto const started = [&](index h) noexcept {  // asked for once what may fail is done

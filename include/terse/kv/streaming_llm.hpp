@@ -38,8 +38,7 @@ struct streaming_llm {
     ///          errors as above, and errc::bad_shape unless the guarded ranges ascend and are apart
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, arena& memory, Run const& = {}) const noexcept {
-        bool even = l.guarded.empty() || l.positions.tokens <= 1;
-        for (index h = 0; h < l.kv_heads(); ++h) even = even && l.length(h) == l.tokens();
+        bool const even = (l.guarded.empty() || l.positions.tokens <= 1) && is_even(l);
         return keep_places(even ? 1 : l.kv_heads(), l.tokens(), l, memory);
     }
 

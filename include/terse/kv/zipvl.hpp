@@ -41,9 +41,7 @@ struct zipvl {
         select::quota const asked{most, sinks, recent};
         budget::mass const carried{share, least, most};
         if (errc const error = asked.check(); error != errc::ok) return error;
-        if (tokens < 0 || tokens > max_tokens) return errc::bad_shape;
-        for (index h = 0; h < l.kv_heads(); ++h)
-            if (l.length(h) != tokens) return errc::bad_shape;
+        if (tokens < 0 || tokens > max_tokens || !is_even(l)) return errc::bad_shape;
 
         rollback undo{memory};
         auto const items = memory.take<plan>(1);
