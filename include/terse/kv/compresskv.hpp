@@ -61,8 +61,9 @@ struct compresskv {
     [[nodiscard]] constexpr index count(index tokens) const noexcept { return keep < tokens ? keep : tokens; }
 
     /// @param l   reads keys [kv_heads, tokens, dim] and the last `window` queries [heads, window, dim]
-    /// @return    one selection that all heads share; errc::bad_setting when no head votes, for a window below one or an
-    ///            even kernel; errc::bad_shape where heads hold different numbers of slots; errors as `evict`'s and `score::attention`'s
+    /// @return    one selection that all heads share; errc::bad_setting when no head votes, for a window below one or
+    ///            an even kernel; errc::bad_shape where heads hold different numbers of slots; errors as `evict`'s and
+    ///            `score::attention`'s
     /// @complexity O(voting heads * window * tokens * dim)
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, arena& memory,

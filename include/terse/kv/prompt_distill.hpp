@@ -33,8 +33,8 @@ struct prompt_distill {
 
     /// @param l   reads keys [kv_heads, tokens, dim] and the last of the queries [heads, window, dim]: that of the
     ///            prompt's last token, `recent` - 1 tokens before the end
-    /// @return    one selection that all heads share; errc::bad_shape where heads hold different numbers of slots; errors
-    ///            as `evict`'s and `score::logits`'s
+    /// @return    one selection that all heads share; errc::bad_shape where heads hold different numbers of slots;
+    ///            errors as `evict`'s and `score::logits`'s
     /// @complexity O(kv_heads * tokens * dim)
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, arena& memory,

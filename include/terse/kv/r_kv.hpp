@@ -14,9 +14,10 @@ namespace terse::kv {
 /// Source: Cai et al., "R-KV: Redundancy-aware KV Cache Compression for Training-Free Reasoning Models Acceleration",
 /// arXiv:2505.24133. Which of the keys that are like it does not count against a key: the last (the code's "last"), the
 /// first (`forgive_oldest`, its "first"), or the paper's several (`forgive`), which may be a share of the slots
-/// (`forgive_share`, its `retain_ratio` of "last_percent" and "first_percent"). Differs: that code leaves one key out in
-/// each of these modes, and where it finds none, and nearly always when it begins with the first, the first slot, which
-/// it so protects (`published`); it compares the keys of the first sequence of a batch only; slots stand in their order.
+/// (`forgive_share`, its `retain_ratio` of "last_percent" and "first_percent"). Differs: that code leaves out one key
+/// in each of these modes, and where it finds none, and nearly always when it begins with the first, the first slot,
+/// which it so protects (`published`); it compares the keys of the first sequence of a batch only; slots stand in their
+/// order.
 struct r_kv {
     index keep = 128;             ///< slots to keep for each kv head, window included
     index window = 8;             ///< last queries that vote; their own slots are always kept
@@ -48,8 +49,8 @@ struct r_kv {
 
     /// @param l   reads keys [kv_heads, tokens, dim] and the last `window` queries [heads, window, dim]
     /// @return    a selection for each kv head; errc::bad_setting for a window below one, an even kernel, an importance
-    ///            outside [0, 1], or what `score::redundancy` refuses; errc::bad_shape for a layer without queries; errors as
-    ///            `evict`'s and `score::attention`'s
+    ///            outside [0, 1], or what `score::redundancy` refuses; errc::bad_shape for a layer without queries;
+    ///            errors as `evict`'s and `score::attention`'s
     /// @complexity O(heads * window * tokens * dim + kv_heads * tokens^2 * dim / 2)
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, arena& memory,

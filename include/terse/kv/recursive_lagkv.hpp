@@ -24,9 +24,9 @@ namespace terse::kv {
 /// Positions must stay, as `numbering::keep` leaves them. The cache still grows, by `ratio` of the tokens.
 ///
 /// Source: Liang et al., "LagKV: Lag-Relative Information of the KV Cache Tells Which Tokens Are Important",
-/// arXiv:2504.04704, whose code's defaults these are. Differs: channels that are constant over a partition are left out,
-/// where the published code divides by zero; it keeps int(ratio * lag) slots, which may be none; slots stand in their
-/// order. What is guarded in a partition counts among those it keeps, and is kept where it is more.
+/// arXiv:2504.04704, whose code's defaults these are. Differs: channels that are constant over a partition are left
+/// out, where the published code divides by zero; it keeps int(ratio * lag) slots, which may be none; slots stand in
+/// their order. What is guarded in a partition counts among those it keeps, and is kept where it is more.
 struct recursive_lagkv {
     double ratio = 0.5;  ///< share of a partition to keep, in (0, 1], at least one slot
     index sinks = 16;    ///< first tokens, always kept

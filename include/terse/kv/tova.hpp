@@ -19,8 +19,8 @@ struct tova {
     [[nodiscard]] constexpr index count(index tokens) const noexcept { return keep < tokens ? keep : tokens; }
 
     /// @param l   reads the attention of the last query [heads, 1, tokens], or that query and the keys
-    /// @return    one selection that all heads share; errc::bad_shape where heads hold different numbers of slots; errors
-    ///            as `evict`'s and `score::attention`'s
+    /// @return    one selection that all heads share; errc::bad_shape where heads hold different numbers of slots;
+    ///            errors as `evict`'s and `score::attention`'s
     /// @complexity O(heads * tokens * dim)
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, arena& memory,

@@ -45,7 +45,8 @@ struct lag {
 
     /// @param l     its keys and values are read; with `once` also its positions
     /// @return      [kv_heads, tokens]; errc::bad_setting for negative sinks or a partition below one; errc::bad_shape
-    ///              when keys and values differ in heads or tokens, or positions have another shape; errc::out_of_memory
+    ///              when keys and values differ in heads or tokens, or positions have another shape;
+    ///              errc::out_of_memory
     /// @complexity  O(kv_heads * tokens * (dim + log partition)), keys and values once from memory where two
     ///              partitions fit a cache; scratch a worker: 2 * dim floats and 2 * partition
     template <class T, class Cache, executor Run = serial>

@@ -31,9 +31,9 @@ struct redundancy {
     bool published = false;
 
     /// @param l     only its keys are read
-    /// @return      [kv_heads, tokens], of each head the negated values of a distribution over its slots; NaN past them,
-    ///              and where a key's norm is not finite. errc::bad_setting for a threshold that is NaN, a negative
-    ///              number or a share outside [0, 1]; errc::out_of_memory
+    /// @return      [kv_heads, tokens], of each head the negated values of a distribution over its slots; NaN past
+    ///              them, and where a key's norm is not finite. errc::bad_setting for a threshold that is NaN, a
+    ///              negative number or a share outside [0, 1]; errc::out_of_memory
     /// @complexity  O(kv_heads * tokens^2 * dim / 2) at most, see `simd::last_similar` for one that is left out, and
     ///              `simd::similar_sums` for several; scratch: some floats for each token and worker
     template <class T, class Cache, executor Run = serial>

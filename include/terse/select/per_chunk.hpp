@@ -21,8 +21,8 @@ struct whole_rows {
 ///                score and are kept
 /// @param rows    [rows]; their q.keep is not read
 /// @param chunk   tokens of a chunk, at least 1; the last of a row may have fewer
-/// @param keep    callable (tokens of a chunk, how many of them are protected) -> how many to keep; all, where there are
-///                no more
+/// @param keep    callable (tokens of a chunk, how many of them are protected) -> how many to keep; all, where there
+///                are no more
 /// @param items   [rows]: receives the plans
 /// @param kept    what they refer to: at least as many as all rows keep
 /// @param memory  scratch, given back
