@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
-#include <limits>
 #include <span>
 
 #include <terse/core/layer.hpp>
@@ -58,7 +57,7 @@ struct hits {
             auto const own = row(kv);
             if (per_visible)
                 for_each_visible(l, kv, [&](std::size_t t, float count) { own[t] /= std::max(count, 1.0F); });
-            std::fill(own.begin() + l.length(kv), own.end(), std::numeric_limits<float>::quiet_NaN());
+            std::fill(own.begin() + l.length(kv), own.end(), no_score);
         }
         undo.keep();
         return scores{values, l.kv_heads(), n, n};

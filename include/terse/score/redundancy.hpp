@@ -62,7 +62,7 @@ struct redundancy {
             for (index h = begin; h < end; ++h) {
                 index const used = l.length(h);
                 auto const row = part(values, h, n, n);
-                std::fill(row.begin() + used, row.end(), std::numeric_limits<float>::quiet_NaN());
+                std::fill(row.begin() + used, row.end(), no_score);
                 of_head(l, h, row.first(static_cast<std::size_t>(used)), part(inverses, worker, n, used),
                         part(sums, worker, dim, dim), part(lasts, worker, n, used),
                         part(left_out, worker, each_left_out, std::min(each_left_out, used)),
@@ -97,7 +97,7 @@ struct redundancy {
             float& norm = inverse[static_cast<std::size_t>(t)];
             norm = simd::is_finite(square) ? simd::inverse_norm(square) : 0.0F;
             values[static_cast<std::size_t>(t)] =
-                simd::is_finite(square) ? -square * norm * norm : std::numeric_limits<float>::quiet_NaN();
+                simd::is_finite(square) ? -square * norm * norm : no_score;
             if (norm > 0) simd::add_scaled(key(t), norm, sum.data(), dim);
         }
         for (index t = 0; t < n; ++t) {
