@@ -141,11 +141,15 @@ matrix model::forward(std::span<token const> tokens, cache& kv, trace* seen) con
         rotate(q, kv.position());
         rotate(k, kv.position());
         kv.append(l, k, v);
-        x += attend(q, kv, l) * b.output.transpose();
+        matrix attended = attend(q, kv, l);
+        x += attended * b.output.transpose();
 
         n = rms_norm(x, b.mlp_norm, shape_.norm_epsilon);
         x += swiglu(n * b.gate.transpose(), n * b.up.transpose()) * b.down.transpose();
-        if (seen != nullptr) seen->queries.push_back(std::move(q));
+        if (seen != nullptr) {
+            seen->queries.push_back(std::move(q));
+            seen->attended.push_back(std::move(attended));
+        }
     }
     kv.advance(x.rows());
     return rms_norm(x, norm_, shape_.norm_epsilon);
@@ -162,10 +166,13 @@ matrix model::attend(matrix const& queries, cache const& kv, index layer) const 
     for (index h = 0; h < shape_.heads; ++h) {
         auto const keys = kv.keys(layer).head(h / group).map();
         auto const values = kv.values(layer).head(h / group).map();
+        Eigen::Map<Eigen::RowVectorXf const> const bias(kv.bias(layer, h / group).data(), keys.rows());
+        matrix const own = queries.middleCols(h * dim, dim)(Eigen::all, kv.channels(layer, h / group));
         index const older = kv.held(layer, h / group) - queries.rows();
         for (index first = 0; first < queries.rows(); first += block_rows) {
             index const rows = std::min(block_rows, queries.rows() - first), seen = older + first + rows;
-            weights.noalias() = scale * queries.block(first, h * dim, rows, dim) * keys.topRows(seen).transpose();
+            weights.noalias() = scale * own.middleRows(first, rows) * keys.topRows(seen).transpose();
+            weights.rowwise() += bias.head(seen);
             for (index r = 0; r < rows; ++r) {
                 index const visible = older + first + r + 1;
                 auto row = weights.row(r).head(visible).array();

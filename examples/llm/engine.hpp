@@ -29,6 +29,7 @@ struct shape {
 struct trace {
     std::vector<matrix> queries;                    ///< rotated
     std::vector<matrix> plain_queries, plain_keys;  ///< before rotation
+    std::vector<matrix> attended;                   ///< what attention hands to the output projection
 };
 
 /// A Llama model in float: RMSNorm, rotary positions (half-split), grouped-query attention, SwiGLU, no biases.
