@@ -164,11 +164,12 @@ recall& recall::operator+=(recall const& other) {
 }
 
 std::vector<std::vector<recall>> measure_recall(model const& lm, std::span<document const> documents,
-                                                std::span<setting const> settings, index workers) {
+                                                std::span<setting const> settings, index workers,
+                                                calibration const* known) {
     std::vector<std::vector<recall>> each(documents.size());
     for_each(length(documents), workers, [&](index i) {
         document const& d = documents[static_cast<std::size_t>(i)];
-        prefilled const prompt(lm, d.prompt, length(d.answer));
+        prefilled const prompt(lm, d.prompt, length(d.answer), known);
         terse::arena memory;
         for (setting const& s : settings) {
             recall one{.facts = d.facts, .documents = 1, .bytes_before = prompt.kv().bytes()};
@@ -199,12 +200,12 @@ std::vector<std::vector<recall>> measure_recall(model const& lm, std::span<docum
 }
 
 std::vector<prose> measure_prose(model const& lm, std::span<passage const> passages, std::span<setting const> settings,
-                                 index workers) {
+                                 index workers, calibration const* known) {
     constexpr std::size_t opening = 64;
     std::vector<std::vector<prose>> each(passages.size());
     for_each(length(passages), workers, [&](index i) {
         passage const& p = passages[static_cast<std::size_t>(i)];
-        prefilled const prompt(lm, p.prompt, length(p.continuation));
+        prefilled const prompt(lm, p.prompt, length(p.continuation), known);
         std::vector<token> const rest =
             after(prompt.last(), std::span{p.continuation}.first(p.continuation.size() - 1));
         terse::arena memory;

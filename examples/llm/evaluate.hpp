@@ -68,7 +68,8 @@ struct recall {
 
 /// One entry a setting, and in it one a number of facts, ascending.
 std::vector<std::vector<recall>> measure_recall(model const& lm, std::span<document const> documents,
-                                                std::span<setting const> settings, index workers);
+                                                std::span<setting const> settings, index workers,
+                                                calibration const* known = nullptr);
 
 /// Bits per byte of continuations.
 struct prose {
@@ -78,7 +79,7 @@ struct prose {
 
 /// One entry a setting.
 std::vector<prose> measure_prose(model const& lm, std::span<passage const> passages, std::span<setting const> settings,
-                                 index workers);
+                                 index workers, calibration const* known = nullptr);
 
 /// Reading on with a cache of fixed size: what a bounded generation sees.
 struct bounded {

@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "calibration.hpp"
 #include "common/safetensors.hpp"
 #include "evaluate.hpp"
 
@@ -46,6 +47,8 @@ std::vector<llm::setting> all_settings() {
     return settings;
 }
 
+bool has_own_share(llm::policy const& p) { return p.kept == llm::share::own; }
+
 std::filesystem::path text_path(options const& given, std::string const& name) {
     return given.data / ("heldout-" + name + ".txt");
 }
@@ -73,6 +76,7 @@ json row(llm::setting const& s, std::vector<llm::recall> const& kinds, llm::pros
     auto const documents = static_cast<double>(longest.documents);
     return {{"policy", s.choice->name},
             {"budget", s.budget},
+            {"own_share", has_own_share(*s.choice)},
             {"recall", recall},
             {"bits_per_byte", prose.all},
             {"bits_per_byte_opening", prose.opening},
@@ -83,19 +87,20 @@ json row(llm::setting const& s, std::vector<llm::recall> const& kinds, llm::pros
 }
 
 /// The text of one document and which of its tokens each head keeps at 25 %.
-json picture(llm::model const& lm, llm::document const& d) {
+json picture(llm::model const& lm, llm::calibration const& known, llm::document const& d) {
     auto const text = [](auto first, auto last) { return std::string(first, last); };
-    llm::prefilled const prompt(lm, d.prompt, 0);
+    llm::prefilled const prompt(lm, d.prompt, 0, &known);
     terse::arena memory;
     json rows = json::array();
     for (llm::policy const& p : llm::policies()) {
+        if (p.channels) continue;
         json layers = json::array();
         for (index l = 0; l < prompt.kv().layers(); ++l) {
             memory.rewind();
             auto const keep = llm::setting{&p, pictured}.keep(std::ssize(d.prompt));
             auto const kept = llm::decide(p, prompt, l, keep, 0, memory).value();
             json heads = json::array();
-            for (index h = 0; h < lm.shape().kv_heads; ++h) heads.push_back(kept[h].sources);
+            for (index h = 0; h < lm.shape().kv_heads; ++h) heads.push_back(kept[h].anchor);
             layers.push_back(heads);
         }
         rows.push_back({{"policy", p.name}, {"kept", layers}});
@@ -107,7 +112,7 @@ json picture(llm::model const& lm, llm::document const& d) {
 }
 
 void print_heading(std::vector<llm::recall> const& kinds) {
-    std::printf("%-12s %7s", "policy", "budget");
+    std::printf("%-16s%7s %7s", "policy", "budget", "kept");
     for (llm::recall const& kind : kinds) std::printf("%8td facts", kind.facts);
     std::printf("%11s %8s %9s %8s %9s %12s\n", "bits/byte", "first 64", "KiB full", "KiB left", "tokens/s",
                 "compress ms");
@@ -115,7 +120,8 @@ void print_heading(std::vector<llm::recall> const& kinds) {
 
 void print(json const& r) {
     auto const value = [&](char const* key) { return r[key].get<double>(); };
-    std::printf("%-12s %5.1f %%", r["policy"].get<std::string>().c_str(), 100 * value("budget"));
+    std::printf("%-16s%5.1f %% %5.1f %%", r["policy"].get<std::string>().c_str(), 100 * value("budget"),
+                100 * value("bytes_after") / value("bytes_before"));
     for (json const& kind : r["recall"])
         std::printf("%7d of %-3d", kind["right"].get<int>(), kind["documents"].get<int>());
     std::printf("%11.4f %8.4f %9.0f %8.0f %9.0f %12.2f\n", value("bits_per_byte"), value("bits_per_byte_opening"),
@@ -142,13 +148,14 @@ json read_on(std::vector<llm::bounded> const& all) {
 
 /// The table of policies and budgets over the bundled documents. The JSON holds
 ///   heldout   [{name, bytes, bits_per_byte}]
-///   rows      [{policy, budget, recall: [{facts, documents, right}], bits_per_byte, bits_per_byte_opening,
-///             bytes_before, bytes_after, tokens_per_second, compress_ms}]: the last four a document, of the longest
+///   rows      [{policy, budget, own_share, recall: [{facts, documents, right}], bits_per_byte, bits_per_byte_opening,
+///             bytes_before, bytes_after, tokens_per_second, compress_ms}]: the last four a document, of the longest;
+///             own_share: the budget bounds a part of the cache alone
 ///   bounded   {slots, rows: [{policy, bits_per_byte, curve, cache_bytes, us_per_token}]}: the curve is of each stretch
 ///             of `slots` bytes
 ///   policies  [{name, summary}]
 ///   document  {text, answer, budget, policies: [{policy, kept: [layers][kv heads][tokens]}]}: token 0 is BOS, token
-///             1 + i is byte i of the text
+///             1 + i is byte i of the text; without policies that keep channels
 void demonstrate(llm::model const& lm, options const& given) {
     token const bos = lm.shape().bos;
     if (lm.shape().vocabulary < 257 || bos < 0 || lm.shape().context < 1024)
@@ -158,13 +165,17 @@ void demonstrate(llm::model const& lm, options const& given) {
 
     auto const documents = llm::read_documents(given.data / "recall-docs.json", bos);
     std::vector<llm::passage> passages;
+    std::vector<llm::solved_document> solved;
     for (auto const& name : texts) {
         auto const more = llm::read_passages(text_path(given, name), bos);
         passages.insert(passages.end(), more.begin(), more.end());
+        auto const hidden = llm::calibration_documents(llm::read_bytes(text_path(given, name)), bos);
+        solved.insert(solved.end(), hidden.begin(), hidden.end());
     }
+    auto const known = llm::calibrate(lm, solved);
     auto const settings = all_settings();
-    auto const recalls = llm::measure_recall(lm, documents, settings, given.threads);
-    auto const proses = llm::measure_prose(lm, passages, settings, given.threads);
+    auto const recalls = llm::measure_recall(lm, documents, settings, given.threads, &known);
+    auto const proses = llm::measure_prose(lm, passages, settings, given.threads, &known);
 
     print_heading(recalls.front());
     json rows = json::array();
@@ -174,7 +185,8 @@ void demonstrate(llm::model const& lm, options const& given) {
     }
     std::printf(
         "recall: documents whose five-digit pass key is decoded right; bits/byte: of the 256 bytes after a "
-        "prompt of 768 tokens;\nmemory, speed and the time to compress: of one document with %td facts\n",
+        "prompt of 768 tokens;\nmemory, speed and the time to compress: of one document with %td facts; kept: of its "
+        "cache\n",
         recalls.front().back().facts);
     json const bounded = read_on(llm::measure_generation(lm, passages, bounded_slots, given.threads));
 
@@ -186,7 +198,7 @@ void demonstrate(llm::model const& lm, options const& given) {
                     {"policies", policies},
                     {"rows", rows},
                     {"bounded", {{"slots", bounded_slots}, {"rows", bounded}}},
-                    {"document", picture(lm, documents.front())}}
+                    {"document", picture(lm, known, documents.front())}}
             << '\n';
         if (!out) throw std::runtime_error("cannot write " + given.json.string());
     }
@@ -247,7 +259,8 @@ int main(int argc, char** argv) {
     app.add_option("--prefix", given.prefix, "tokens of each sequence that are read before the cache is compressed")
         ->needs(own);
     std::vector<std::string> names;
-    for (llm::policy const& p : llm::policies()) names.emplace_back(p.name);
+    for (llm::policy const& p : llm::policies())
+        if (!p.calibrated) names.emplace_back(p.name);
     app.add_option("--policy", given.policy)->needs(own)->check(CLI::IsMember(names))->capture_default_str();
     app.add_option("--keep", given.keep, "tokens that each head keeps, or with a point a fraction (default: all)")
         ->needs(own);

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include <terse/budget/proportional.hpp>
 #include <terse/core/arena.hpp>
 #include <terse/kv.hpp>
 
@@ -59,6 +60,31 @@ result<plans> expected_attention(prompt_layer const& seen, index keep, std::uint
     return kv::expected_attention{
         .keep = keep, .sinks = sinks, .recent = 1, .moments = moments, .encoding = seen.rope, .future = 64}(seen.rows,
                                                                                                             memory);
+}
+
+calibration::of_layer const& of_layer(prompt_layer const& seen) {
+    return seen.known->layers[static_cast<std::size_t>(seen.number)];
+}
+
+/// The classes of the layer's kv heads, of those of all layers.
+std::span<unsigned char const> of_layer(prompt_layer const& seen, std::span<unsigned char const> classes) {
+    auto const heads = static_cast<std::size_t>(seen.rows.kv_heads());
+    return classes.subspan(static_cast<std::size_t>(seen.number) * heads, heads);
+}
+
+result<plans> compresskv(prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+    auto const losses = memory.take<float>(seen.layers);
+    auto const counts = memory.take<index>(seen.layers);
+    if (!terse::taken(losses, counts)) return terse::errc::out_of_memory;
+    std::transform(seen.known->layers.begin(), seen.known->layers.end(), losses.begin(),
+                   [](calibration::of_layer const& l) { return l.loss; });
+    terse::budget::proportional const shared{.keep = keep, .least = std::min(window, keep), .most = 3 * keep};
+    if (auto const error = shared(losses, seen.rows.tokens(), counts); error != terse::errc::ok) return error;
+    return kv::compresskv{.heads = of_layer(seen).answering,
+                          .keep = counts[static_cast<std::size_t>(seen.number)],
+                          .window = window,
+                          .pool = terse::score::pooling::max,
+                          .kernel = whole_fact}(seen.rows, memory);
 }
 
 constexpr std::array table{
@@ -136,13 +162,13 @@ constexpr std::array table{
                                     .pool = terse::score::pooling::max,
                                     .kernel = whole_fact}(seen.rows, memory);
            },
-           false},
+           share::on_average},
     policy{"adakv", "snapkv13, heads with high scores more than others",
            [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
                return kv::adakv<terse::score::attention>{.score = votes(whole_fact), .keep = keep, .recent = window}(
                    seen.rows, memory);
            },
-           false},
+           share::on_average},
     policy{"criticalkv", "half by snapkv13's scores, half by these times what the values add to the output",
            [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
                return kv::criticalkv<terse::score::attention>{
@@ -158,6 +184,55 @@ constexpr std::array table{
                return kv::chunkkv<terse::score::attention>{
                    .score = votes(1), .keep = keep, .chunk = whole_fact, .recent = window}(seen.rows, memory);
            }},
+    policy{"compresskv", "snapkv13 by the heads that fetch answers, layers that lose more get more", compresskv,
+           share::on_average, true},
+    policy{"q-filter", "keys that lie along the direction of most queries",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+               matrix const& filters = of_layer(seen).filters;
+               return kv::q_filter{.keep = keep, .filters = terse::view(filters), .sinks = sinks, .recent = 1}(
+                   seen.rows, memory);
+           },
+           share::each_head, true},
+    policy{"zipvl", "slots that carry a share of the attention of the last 16 queries",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+               double const kept = static_cast<double>(keep) / static_cast<double>(seen.rows.tokens());
+               return zipvl(seen, seen.known->mass_of(kept), memory);
+           },
+           share::own, true},
+    policy{"simlayerkv", "of layers whose last query attends to little else, 4 sinks and the most recent",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+               index const first = std::min(sinks, keep - 1);
+               return kv::simlayerkv{.recent = keep - first,
+                                     .sinks = first,
+                                     .judged = kv::simlayerkv::judged_recent::newest}(seen.rows, memory);
+           },
+           share::own},
+    policy{"duo-attention", "of the half of all heads that copy least, 4 sinks and the most recent",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) -> result<plans> {
+               auto const classes = kv::streaming_heads{}(seen.known->induction, memory);
+               if (!classes) return classes.error();
+               index const first = std::min(sinks, keep - 1);
+               return kv::duo_attention{.sinks = first, .recent = keep - first, .streaming = of_layer(seen, *classes)}(
+                   seen.rows, memory);
+           },
+           share::own, true},
+    policy{"razor-attention", "of heads that do not copy, 4 sinks, the most recent, and the mean of the others",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) -> result<plans> {
+               auto const classes = kv::retrieval_heads{}({seen.known->echo, seen.known->induction}, memory);
+               if (!classes) return classes.error();
+               index const first = std::clamp<index>(keep - 2, 0, sinks);
+               return kv::razor_attention{.sinks = first,
+                                          .recent = std::max<index>(keep - first - 1, 1),
+                                          .compression = seen.rows.tokens(),
+                                          .local = of_layer(seen, *classes)}(seen.rows, memory);
+           },
+           share::own, true},
+    policy{"think", "the channels of keys that count most for the last 32 queries",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+               index const dim = seen.rows.keys.dim;
+               return kv::think{.keep = std::max<index>(dim * keep / seen.rows.tokens(), 1)}(seen.rows, memory);
+           },
+           share::own, false, true},
 };
 
 terse::heads_view<float> by_head(matrix const& rows, index dim) {
@@ -166,10 +241,11 @@ terse::heads_view<float> by_head(matrix const& rows, index dim) {
 
 }  // namespace
 
-prefilled::prefilled(model const& lm, std::span<token const> prompt, index more)
+prefilled::prefilled(model const& lm, std::span<token const> prompt, index more, calibration const* known)
     : lm_{&lm},
       cache_{lm.make_cache(std::ssize(prompt) + more)},
       frequencies_{lm.rope_frequencies()},
+      known_{known},
       last_{prompt.back()} {
     lm.forward(prompt, cache_, &seen_);
 }
@@ -184,7 +260,8 @@ prompt_layer prefilled::layer(index l) const {
             .output = terse::view(output),
             .rope = {frequencies_},
             .number = l,
-            .layers = lm_->shape().layers};
+            .layers = lm_->shape().layers,
+            .known = known_};
 }
 
 std::span<policy const> policies() { return table; }
@@ -195,8 +272,17 @@ policy const& find_policy(std::string_view name) {
     return *found;
 }
 
+result<plans> zipvl(prompt_layer const& seen, double mass, arena& memory) {
+    auto last = seen.rows;
+    index const probes = std::min(window, last.queries.tokens);
+    last.queries.data = last.queries.row(0, last.queries.tokens - probes);
+    last.queries.tokens = probes;
+    return kv::zipvl{.share = mass, .least = mass < 1 ? 1 : last.tokens(), .recent = 1}(last, memory);
+}
+
 result<plans> decide(policy const& choice, prefilled const& prompt, index l, index keep, std::uint32_t seed,
                      arena& memory) {
+    if (choice.calibrated && prompt.known() == nullptr) return terse::errc::bad_setting;
     return choice.plan(prompt.layer(l), keep, seed + static_cast<std::uint32_t>(l) * 0x9E37'79B9U, memory);
 }
 
@@ -204,11 +290,7 @@ void compress(policy const& choice, prefilled const& prompt, cache& kv, index ke
     for (index l = 0; l < kv.layers(); ++l) {
         memory.rewind();
         plans const kept = decide(choice, prompt, l, keep, seed, memory).value();
-        for (auto const heads : {kv.keys(l), kv.values(l)}) {
-            if (auto const error = terse::kv::compact(heads, kept); error != terse::errc::ok)
-                throw terse::bad_result(error);
-        }
-        for (index h = 0; h < kv.keys(l).heads; ++h) kv.keep(l, h, kept[h].kept());
+        choice.channels ? kv.keep_channels(l, kept) : kv.keep(l, kept);
     }
 }
 

@@ -33,6 +33,14 @@ json const& full_row(json const& llm) {
     return llm.at("rows").front();
 }
 
+bool has_own_share(json const& r) { return r.value("own_share", false); }
+
+/// The share of the cache that a row keeps: its budget, or what it is where that bounds a part of the cache alone.
+double kept_share(json const& r) {
+    if (!has_own_share(r)) return r.at("budget");
+    return r.at("bytes_after").get<double>() / r.at("bytes_before").get<double>();
+}
+
 /// The names of the policies that charts draw, as the rows have them.
 std::vector<std::string> names(json const& rows) {
     std::vector<std::string> result;
@@ -59,8 +67,8 @@ std::vector<series> lines(json const& rows, Value const& value, Text const& text
         series line{name, look_of(name), {}};
         for (json const& r : rows) {
             if (r.at("policy") != name) continue;
-            double const budget = r.at("budget");
-            line.points.push_back({budget, value(r), name + ", " + percent(budget) + " kept: " + text(value(r))});
+            double const kept = kept_share(r);
+            line.points.push_back({kept, value(r), name + ", " + percent(kept) + " kept: " + text(value(r))});
         }
         result.push_back(line);
     }
@@ -106,7 +114,8 @@ std::string bits_chart(json const& rows) {
 template <class Value>
 std::string budget_chart(json const& rows, std::string title, int decimals, Value const& value) {
     std::map<double, std::vector<double>, std::greater<>> measured;
-    for (json const& r : rows) measured[r.at("budget")].push_back(value(r));
+    for (json const& r : rows)
+        if (!has_own_share(r)) measured[r.at("budget")].push_back(value(r));
     bar_chart chart{.title = std::move(title)};
     for (auto const& [budget, values] : measured) {
         double const mean = std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
@@ -151,7 +160,7 @@ std::vector<int> keepers(json const& layers, std::size_t tokens) {
 
 /// A strip a policy: a row a head, a mark a kept slot.
 std::string slots_picture(json const& document) {
-    constexpr double left = 92, width = 1060, row = 5, layer_gap = 2, strip_gap = 14, top = 42;
+    constexpr double left = 116, width = 1060, row = 5, layer_gap = 2, strip_gap = 14, top = 42;
     auto const text = document.at("text").get<std::string>();
     json const policies = [&] {
         json result = json::array();
@@ -247,12 +256,13 @@ std::string texts(json const& llm) {
 
 std::string table(json const& rows) {
     std::string html =
-        "<details><summary>All numbers</summary><div class=\"wide\"><table><thead><tr><th>policy<th>kept";
+        "<details><summary>All numbers</summary><div class=\"wide\"><table><thead><tr><th>policy<th>budget<th>kept";
     for (json const& k : rows.at(0).at("recall"))
         html += "<th>recall, " + std::to_string(k.at("facts").get<int>()) + " facts";
     html += "<th>bits per byte<th>first 64<th>KiB left<th>tokens/s<th>ms to compress</tr></thead><tbody>\n";
     for (json const& r : rows) {
-        html += "<tr><th>" + escape(r.at("policy").get<std::string>()) + "<td>" + percent(r.at("budget"));
+        html += "<tr><th>" + escape(r.at("policy").get<std::string>()) + "<td>" + percent(r.at("budget")) + "<td>" +
+                percent(kept_share(r));
         for (json const& k : r.at("recall"))
             html += "<td>" + std::to_string(k.at("right").get<int>()) + " of " +
                     std::to_string(k.at("documents").get<int>());
@@ -314,7 +324,7 @@ json const& best_row(json const& llm) {
     json const* best = nullptr;
     auto const right = [](json const& r) { return r.at("recall").back().at("right").get<int>(); };
     for (json const& r : rows)
-        if (r.at("budget") == least && (best == nullptr || right(r) > right(*best))) best = &r;
+        if (r.at("budget") == least && !has_own_share(r) && (best == nullptr || right(r) > right(*best))) best = &r;
     return *best;
 }
 
@@ -345,15 +355,19 @@ std::string cache_section(json const& llm) {
         "sentences of prose. Every layer&rsquo;s cache is then compressed, and the model answers from what is left. "
         "Lines start at the full cache, on the left.</p>\n<div class=\"two\">\n";
     for (std::size_t kind = 0; kind < rows.at(0).at("recall").size(); ++kind) html += recall_chart(rows, kind);
-    html += bits_chart(rows) + "<div>" +
-            budget_chart(rows, "Cache of one document, KiB", 1,
-                         [](json const& r) { return r.at("bytes_after").get<double>() / 1024; }) +
-            budget_chart(rows, "Tokens decoded a second, mean over policies", 0,
-                         [](json const& r) { return r.at("tokens_per_second").get<double>(); }) +
-            compress_chart(llm) +
-            "</div></div>\n<p>Compressing includes deciding and moving. H2O recomputes the attention of every prompt "
-            "token here; an engine that sums it while it reads the prompt does not pay for that.</p>\n" +
-            table(rows);
+    html +=
+        bits_chart(rows) + "<div>" +
+        budget_chart(rows, "Cache of one document, KiB", 1,
+                     [](json const& r) { return r.at("bytes_after").get<double>() / 1024; }) +
+        budget_chart(rows, "Tokens decoded a second, mean over policies", 0,
+                     [](json const& r) { return r.at("tokens_per_second").get<double>(); }) +
+        compress_chart(llm) +
+        "</div></div>\n<p>Compressing includes deciding and moving. H2O recomputes the attention of every prompt "
+        "token here; an engine that sums it while it reads the prompt does not pay for that. RazorAttention, "
+        "DuoAttention, "
+        "SimLayerKV, ZipVL and ThinK let the model or the text decide how much they keep: their budget bounds local "
+        "heads, lazy layers or channels, and they are drawn at the share of the bytes that is left.</p>\n" +
+        table(rows);
 
     json const& bounded = llm.at("bounded");
     html +=

@@ -130,7 +130,7 @@ TEST_CASE("llm: every policy keeps what it was told to, the last token with it")
     auto const& lm = bundled();
     auto const documents = llm::read_documents(models / "recall-docs.json", lm.shape().bos);
     auto const& tokens = documents.front().prompt;
-    llm::prefilled const prompt(lm, tokens, 8);
+    llm::prefilled const prompt(lm, tokens, 8, &calibrated());
     std::span const last{&tokens.back(), 1};
     terse::arena memory;
     auto intact = prompt.kv();
@@ -139,6 +139,7 @@ TEST_CASE("llm: every policy keeps what it was told to, the last token with it")
     matrix const expected = lm.forward(last, intact);
 
     for (llm::policy const& p : llm::policies()) {
+        if (p.channels) continue;
         INFO(p.name);
         for (index const keep : {std::ssize(tokens), index{100}, index{16}}) {
             auto kv = llm::compressed(prompt, p, keep, 1, memory);
@@ -147,14 +148,21 @@ TEST_CASE("llm: every policy keeps what it was told to, the last token with it")
             for (index l = 0; l < kv.layers(); ++l) {
                 for (index h = 0; h < lm.shape().kv_heads; ++h) {
                     memory.rewind();
-                    auto const kept = llm::decide(p, prompt, l, keep, 1, memory).value()[h].sources;
-                    index const left = std::ssize(kept);
+                    auto const plan = llm::decide(p, prompt, l, keep, 1, memory).value()[h];
+                    auto const kept = plan.anchor;
+                    index const left = plan.kept();
                     total += left;
-                    if (p.even) CHECK(left == all);
+                    if (p.kept == llm::share::each_head) CHECK(left == all);
                     REQUIRE(kv.held(l, h) == left - 1);
                     CHECK(kept.back() == std::ssize(tokens) - 1);
                     index moved = 0;
                     for (index i = 0; i < left - 1; ++i) {
+                        if (plan.row(i).sources.size() > 1) {
+                            CHECK(kv.bias(l, h)[static_cast<std::size_t>(i)] ==
+                                  Approx(std::log(plan.row(i).sources.size())));
+                            ++moved;
+                            continue;
+                        }
                         index const from = kept[static_cast<std::size_t>(i)];
                         moved += same(kv.keys(l).row(h, i), prompt.kv().keys(l).row(h, from)) &&
                                  same(kv.values(l).row(h, i), prompt.kv().values(l).row(h, from));
@@ -164,12 +172,22 @@ TEST_CASE("llm: every policy keeps what it was told to, the last token with it")
             }
             CHECK(kv.position() == std::ssize(tokens) - 1);
             matrix const again = lm.forward(last, kv);
-            CHECK(total == all * kv.layers() * lm.shape().kv_heads);
+            if (p.kept != llm::share::own || all == std::ssize(tokens))
+                CHECK(total == all * kv.layers() * lm.shape().kv_heads);
+            else
+                CHECK(total < std::ssize(tokens) * kv.layers() * lm.shape().kv_heads);
             if (all == std::ssize(tokens))
                 CHECK(largest_difference(again, expected) == 0);
             else
                 CHECK(largest_difference(again, expected) > 0);
         }
+    }
+
+    llm::prefilled const unknown(lm, tokens, 0);
+    for (llm::policy const& p : llm::policies()) {
+        if (!p.calibrated) continue;
+        INFO(p.name);
+        CHECK(llm::decide(p, unknown, 0, 100, 1, memory).error() == terse::errc::bad_setting);
     }
 
     auto kv = prompt.kv();

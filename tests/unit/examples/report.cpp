@@ -78,6 +78,14 @@ TEST_CASE("the report shows what was measured", "[examples][report]") {
     CHECK(count(page, "data:image/png;base64,iVBORw0KGgo") == 3);
     CHECK(count(page, "streaming, to byte 192: 0.050") == 1);
     CHECK(count(page, "<th>streaming<td>1.6434<td>222<td>146</tr>") == 1);
+    json own = llm;
+    json& row = own["rows"].back();
+    row["own_share"] = true;
+    row["bytes_after"] = row.at("bytes_before").get<double>() * 0.4;
+    std::string const of_own = report::page(own, vit);
+    CHECK(count(of_own, "snapkv13, 40 % kept: 97.5 %") == 1);
+    CHECK(count(of_own, "<th>snapkv13<td>25 %<td>40 %") == 1);
+    CHECK(count(of_own, "<b>78 of 80</b>") == 0);  // its budget is not what it keeps
     for (char const* const part : {"document", "bounded"}) {
         json less = llm;
         less.erase(part);
