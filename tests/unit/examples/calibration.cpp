@@ -30,8 +30,6 @@ std::vector<unsigned char> local_heads(llm::calibration const& known) {
 
 float largest_difference(matrix const& a, matrix const& b) { return (a - b).cwiseAbs().maxCoeff(); }
 
-}  // namespace
-
 TEST_CASE("llm: calibration documents are none that the demo judges by", "[examples]") {
     auto const& lm = bundled();
     std::vector<std::string> judged;
@@ -72,6 +70,11 @@ TEST_CASE("llm: what calibration finds on the bundled model", "[examples]") {
     REQUIRE(known.echo.size() == 8);
     REQUIRE(known.induction.size() == 8);
 
+    // One head copies: the best by induction and by echo, far ahead of the others.
+    CHECK(local_heads(known) == std::vector<unsigned char>{1, 1, 1, 0, 1, 1, 1, 1});
+    for (std::size_t h = 0; h < 8; ++h)
+        if (h != 3) CHECK(known.induction[h] * 10 < known.induction[3]);
+
     float losses = 0;
     for (auto const& layer : known.layers) {
         CHECK(layer.answering.size() == 1);
@@ -110,7 +113,7 @@ TEST_CASE("llm: a mean row with its bias attends as the equal rows that it repla
     terse::arena memory;
     for (index l = 0; l < s.layers; ++l) {
         auto const kept = terse::kv::razor_attention{.sinks = 4, .recent = 50, .compression = 200}(
-            {.keys = few.keys(l), .values = few.values(l)}, memory);
+            terse::layer<float>{.keys = few.keys(l), .values = few.values(l)}, memory);
         few.keep(l, kept.value());
         CHECK(few.held(l, 0) == 55);
         CHECK(few.bias(l, 1)[4] == Approx(std::log(146.0)));
@@ -184,3 +187,5 @@ TEST_CASE("llm: keys of fewer channels meet the same channels of the queries", "
     llm::compress(think, prompt, whole = prompt.kv(), 100, 0, memory);
     CHECK(whole.bytes() == prompt.kv().bytes());
 }
+
+}  // namespace
