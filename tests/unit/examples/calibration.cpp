@@ -84,6 +84,17 @@ TEST_CASE("llm: what calibration finds on the bundled model", "[examples]") {
     }
     CHECK(losses == Approx(1));
 
+    llm::prefilled const prompt(bundled(), solved_documents().front().prompt, 0);
+    for (index l = 0; l < layers; ++l) {
+        auto const queries = prompt.layer(l).rows.queries;
+        for (index h = 0; h < queries.heads; ++h) {
+            matrix const& filters = known.layers[static_cast<std::size_t>(l)].filters;
+            index const group = queries.heads / filters.rows();
+            auto const both = queries.head(h - h % group).map() + queries.head(h - h % group + 1).map();
+            CHECK((both * filters.row(h / group).transpose()).sum() < 0);
+        }
+    }
+
     double before = 0;
     for (double const kept : {0.01, 0.125, 0.25, 0.5, 0.9, 1.0}) {
         CHECK(known.mass_of(kept) > before);
