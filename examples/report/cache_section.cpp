@@ -94,6 +94,7 @@ std::string bits_chart(json const& rows) {
     auto const bits = [](json const& r) { return r.at("bits_per_byte").get<double>(); };
     double low = bits(rows.at(0)), high = low;
     for (json const& r : rows) {
+        if (!has_look(r.at("policy"))) continue;  // what is not drawn takes no room
         low = std::min(low, bits(r));
         high = std::max(high, bits(r));
     }
