@@ -133,7 +133,8 @@ std::string compress_chart(json const& llm) {
         auto const name = r.at("policy").get<std::string>();
         if (name == "full" || r.at("budget") != least) continue;
         double const time = r.at("compress_ms");
-        chart.bars.push_back({name, look_of(name), time, fixed(time, 2)});
+        std::string const own = has_own_share(r) ? " (" + number(100 * kept_share(r), 0) + " %)" : "";
+        chart.bars.push_back({name + own, look_of(name), time, fixed(time, 2)});
     }
     return draw(chart);
 }
@@ -377,9 +378,9 @@ std::string cache_section(json const& llm) {
         bounded_chart(bounded) + bounded_table(bounded.at("rows")) + "</div>\n";
 
     json const& document = llm.at("document");
-    html += "<h3>What is left of one document</h3>\n<p>Slots that each head keeps at " +
+    html += "<h3>What is left of one document</h3>\n<p>Slots that each head keeps at a budget of " +
             percent(document.at("budget")) +
-            " of the cache: eight rows a policy, one a key/value head, in four layers from top to bottom; time runs to "
+            ": eight rows a policy, one a key/value head, in four layers from top to bottom; time runs to "
             "the right. The answer is <b>" +
             escape(document.at("answer").get<std::string>()) + "</b>.</p>\n";
     html += "<figure class=\"wide\">" + slots_picture(document) + "</figure>\n";
