@@ -22,6 +22,10 @@ set(warnings -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
 add_library(terse-development INTERFACE)
 target_link_libraries(terse-development INTERFACE terse::terse Threads::Threads)
 target_compile_options(terse-development INTERFACE ${warnings} $<$<BOOL:${TERSE_ARCH}>:-march=${TERSE_ARCH}>)
+if(TERSE_EMULATE_AVX512)
+  target_compile_options(terse-development INTERFACE
+    "SHELL:-include ${PROJECT_SOURCE_DIR}/tests/emulated_avx512.hpp" -Wno-psabi)
+endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # It warns of its own AVX-512 intrinsics (gcc's bug 105593) where Eigen uses them; terse's headers avoid those.
   target_compile_options(terse-development INTERFACE -Wno-error=maybe-uninitialized)

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#pragma GCC system_header  // whose macros replace others
+
+// AVX-512 on a machine without it, for the preset `avx512-emulated`: every translation unit of the tests begins with
+// this header and takes the AVX-512 path of terse and xsimd, whose intrinsics are functions made of AVX2. They are
+// SIMDe's, written and tested by others; what SIMDe 0.7.4 lacks is below. Wrong shuffles, masks, tails and orders of
+// the sums show as on the real machine; what an instruction costs, and what a compiler makes of it, does not.
+
+// Eigen, the tests' oracle, has AVX-512 paths of its own.
+#define EIGEN_DONT_VECTORIZE
+
+#include <cstddef>
+#include <cstdint>
+
+#include <immintrin.h>
+
+#define SIMDE_NO_INLINE  // compiles faster
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+
+namespace terse::emulated {
+
+// A register from its halves, and a register's half.
+inline __m512 join(__m256 low, __m256 high) { return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1); }
+inline __m512d join(__m256d low, __m256d high) { return _mm512_insertf64x4(_mm512_castpd256_pd512(low), high, 1); }
+inline __m512i join(__m256i low, __m256i high) { return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1); }
+inline __m256 half(__m512 x, int i) { return simde__m512_to_private(x).m256[i]; }
+inline __m256i half(__m512i x, int i) { return simde__m512i_to_private(x).m256i[i]; }
+inline __m128i high(__m256i x) { return _mm256_extracti128_si256(x, 1); }
+inline __m128i low(__m256i x) { return _mm256_castsi256_si128(x); }
+
+// Conversions.
+inline __m512 cvtepi32_ps(__m512i x) { return join(_mm256_cvtepi32_ps(half(x, 0)), _mm256_cvtepi32_ps(half(x, 1))); }
+inline __m512i cvtps_epi32(__m512 x) { return join(_mm256_cvtps_epi32(half(x, 0)), _mm256_cvtps_epi32(half(x, 1))); }
+inline __m512i cvttps_epi32(__m512 x) { return join(_mm256_cvttps_epi32(half(x, 0)), _mm256_cvttps_epi32(half(x, 1))); }
+inline __m512d cvtps_pd(__m256 x) {
+    return join(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
+}
+inline __m512d cvtepi32_pd(__m256i x) { return join(_mm256_cvtepi32_pd(low(x)), _mm256_cvtepi32_pd(high(x))); }
+inline __m512 cvtph_ps(__m256i x) { return join(_mm256_cvtph_ps(low(x)), _mm256_cvtph_ps(high(x))); }
+template <int Rounding>
+__m256i cvtps_ph(__m512 x) {
+    return _mm256_set_m128i(_mm256_cvtps_ph(half(x, 1), Rounding), _mm256_cvtps_ph(half(x, 0), Rounding));
+}
+inline __m512i cvtepi8_epi32(__m128i x) {
+    return join(_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)));
+}
+inline __m512i cvtepu8_epi32(__m128i x) {
+    return join(_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8)));
+}
+inline __m512i cvtepu16_epi32(__m256i x) { return join(_mm256_cvtepu16_epi32(low(x)), _mm256_cvtepu16_epi32(high(x))); }
+inline __m128i cvtepi32_epi8(__m512i x) {
+    auto const from = simde__m512i_to_private(x);
+    simde__m128i_private to;
+    for (std::size_t i = 0; i < 16; ++i) to.u8[i] = static_cast<std::uint8_t>(from.u32[i]);
+    return simde__m128i_from_private(to);
+}
+inline __m256i cvtepi32_epi16(__m512i x) {
+    auto const from = simde__m512i_to_private(x);
+    simde__m256i_private to;
+    for (std::size_t i = 0; i < 16; ++i) to.u16[i] = static_cast<std::uint16_t>(from.u32[i]);
+    return simde__m256i_from_private(to);
+}
+
+// Within lanes and blocks.
+inline __m512i srai_epi32(__m512i x, unsigned places) {
+    auto const count = static_cast<int>(places);
+    return join(_mm256_srai_epi32(half(x, 0), count), _mm256_srai_epi32(half(x, 1), count));
+}
+inline __m512i srai_epi64(__m512i x, unsigned places) {
+    auto lanes = simde__m512i_to_private(x);
+    for (std::size_t i = 0; i < 8; ++i) lanes.i64[i] >>= places < 64 ? places : 63;
+    return simde__m512i_from_private(lanes);
+}
+inline __m512 permutevar_ps(__m512 x, __m512i which) {
+    return join(_mm256_permutevar_ps(half(x, 0), half(which, 0)), _mm256_permutevar_ps(half(x, 1), half(which, 1)));
+}
+
+// Comparisons by a predicate: the bit of each lane of type T.
+template <class T>
+std::uint64_t compare(__m512i x, __m512i y, int predicate) {
+    T a[64 / sizeof(T)], b[64 / sizeof(T)];
+    _mm512_storeu_si512(a, x);
+    _mm512_storeu_si512(b, y);
+    std::uint64_t mask = 0;
+    for (std::size_t i = 0; i < 64 / sizeof(T); ++i) {
+        bool const less = a[i] < b[i], equal = a[i] == b[i];
+        bool const holds[] = {equal, less, less || equal, false, !equal, !less, !less && !equal, true};
+        mask |= std::uint64_t{holds[predicate]} << i;
+    }
+    return mask;
+}
+
+}  // namespace terse::emulated
+
+#define _mm512_cvtepi32_ps(x) terse::emulated::cvtepi32_ps(x)
+#define _mm512_cvtps_epi32(x) terse::emulated::cvtps_epi32(x)
+#define _mm512_cvttps_epi32(x) terse::emulated::cvttps_epi32(x)
+#define _mm512_srai_epi32(x, n) terse::emulated::srai_epi32(x, n)
+#define _mm512_srai_epi64(x, n) terse::emulated::srai_epi64(x, n)
+#define _mm512_extractf32x8_ps(x, i) terse::emulated::half(x, i)
+#define _mm512_maskz_cvtepi32_ps(k, ...) _mm512_maskz_mov_ps(k, terse::emulated::cvtepi32_ps(__VA_ARGS__))
+#define _mm512_maskz_cvtps_epi32(k, ...) _mm512_maskz_mov_epi32(k, terse::emulated::cvtps_epi32(__VA_ARGS__))
+#define _mm512_maskz_cvtps_pd(k, ...) _mm512_maskz_mov_pd(k, terse::emulated::cvtps_pd(__VA_ARGS__))
+#define _mm512_maskz_cvtepi32_pd(k, ...) _mm512_maskz_mov_pd(k, terse::emulated::cvtepi32_pd(__VA_ARGS__))
+#define _mm512_maskz_cvtph_ps(k, ...) _mm512_maskz_mov_ps(k, terse::emulated::cvtph_ps(__VA_ARGS__))
+#define _mm512_maskz_cvtps_ph(k, x, rounding) _mm256_maskz_mov_epi16(k, terse::emulated::cvtps_ph<(rounding)>(x))
+#define _mm512_maskz_cvtepi8_epi32(k, ...) _mm512_maskz_mov_epi32(k, terse::emulated::cvtepi8_epi32(__VA_ARGS__))
+#define _mm512_maskz_cvtepu8_epi32(k, ...) _mm512_maskz_mov_epi32(k, terse::emulated::cvtepu8_epi32(__VA_ARGS__))
+#define _mm512_maskz_cvtepu16_epi32(k, ...) _mm512_maskz_mov_epi32(k, terse::emulated::cvtepu16_epi32(__VA_ARGS__))
+#define _mm512_maskz_cvtepi32_epi8(k, ...) _mm_maskz_mov_epi8(k, terse::emulated::cvtepi32_epi8(__VA_ARGS__))
+#define _mm512_maskz_cvtepi32_epi16(k, ...) _mm256_maskz_mov_epi16(k, terse::emulated::cvtepi32_epi16(__VA_ARGS__))
+#undef _mm512_madd_epi16  // takes four arguments there
+#define _mm512_madd_epi16(x, y) simde_mm512_madd_epi16(x, y)
+#define _mm512_maskz_slli_epi32(k, x, n) _mm512_maskz_mov_epi32(k, _mm512_slli_epi32(x, n))
+#define _mm512_maskz_srli_epi32(k, x, n) _mm512_maskz_mov_epi32(k, _mm512_srli_epi32(x, n))
+#define _mm512_maskz_srai_epi32(k, x, n) _mm512_maskz_mov_epi32(k, terse::emulated::srai_epi32(x, n))
+#define _mm512_maskz_permutevar_ps(k, x, which) _mm512_maskz_mov_ps(k, terse::emulated::permutevar_ps(x, which))
+#define _mm512_maskz_shuffle_ps(k, x, y, order) _mm512_maskz_mov_ps(k, _mm512_shuffle_ps(x, y, order))
+#define _mm512_maskz_shuffle_f32x4(k, x, y, order) simde_mm512_maskz_shuffle_f32x4(k, x, y, order)
+#define _mm512_maskz_shuffle_i64x2(k, x, y, order) simde_mm512_maskz_shuffle_i64x2(k, x, y, order)
+#define _mm512_cmp_epi8_mask(x, y, p) terse::emulated::compare<std::int8_t>(x, y, p)
+#define _mm512_cmp_epi16_mask(x, y, p) terse::emulated::compare<std::int16_t>(x, y, p)
+#define _mm512_cmp_epi32_mask(x, y, p) terse::emulated::compare<std::int32_t>(x, y, p)
+#define _mm512_cmp_epi64_mask(x, y, p) terse::emulated::compare<std::int64_t>(x, y, p)
+#define _mm512_cmp_epu8_mask(x, y, p) terse::emulated::compare<std::uint8_t>(x, y, p)
+#define _mm512_cmp_epu16_mask(x, y, p) terse::emulated::compare<std::uint16_t>(x, y, p)
+#define _mm512_cmp_epu32_mask(x, y, p) terse::emulated::compare<std::uint32_t>(x, y, p)
+#define _mm512_cmp_epu64_mask(x, y, p) terse::emulated::compare<std::uint64_t>(x, y, p)
+
+#define __AVX512F__ 1
+#define __AVX512CD__ 1
+#define __AVX512DQ__ 1
+#define __AVX512BW__ 1
+#define __AVX512VL__ 1
