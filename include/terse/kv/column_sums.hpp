@@ -99,7 +99,6 @@ struct column_sums {
         errc const error = kv::compact(heads_span<float>{values.data(), heads, used, 1, capacity, 1}, kept);
         if (error == errc::ok) used = kept[0].kept();
         return error;
-        return errc::ok;
     }
 };
 

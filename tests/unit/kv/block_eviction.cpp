@@ -261,7 +261,7 @@ TEST_CASE("the diversity of the keys decides as their whole matrix does", "[kv][
         arena memory;
         auto const by_keys = chosen(policy.choose(s.state, r.view(), memory));
         index const n = by_keys.evictable.size() * 8;
-        std::vector<float> matrix(static_cast<std::size_t>(n / 8 * n));
+        std::vector<float> unlike(static_cast<std::size_t>(n / 8 * n));
         for (index h = 0; h < 2; ++h) {
             std::vector<double> c(static_cast<std::size_t>(n * n));
             auto const dot = [&](index i, index j) {
@@ -278,10 +278,10 @@ TEST_CASE("the diversity of the keys decides as their whole matrix does", "[kv][
                 double const mean = std::accumulate(row, row + n, 0.0) / static_cast<double>(n);
                 for (index j = 0; j < n; ++j)
                     if (row[j] >= mean)
-                        matrix[static_cast<std::size_t>(i / 8 * n + j)] -= static_cast<float>(row[j] / 2);
+                        unlike[static_cast<std::size_t>(i / 8 * n + j)] -= static_cast<float>(row[j] / 2);
             }
         }
-        CHECK(by_keys.evicted == chosen(policy.choose(s.state, view(matrix.data(), n / 8, n), memory)).evicted);
+        CHECK(by_keys.evicted == chosen(policy.choose(s.state, view(unlike.data(), n / 8, n), memory)).evicted);
     }
 }
 
