@@ -9,6 +9,8 @@
 #include <terse/core/arena.hpp>
 #include <terse/core/layer.hpp>
 #include <terse/core/rope.hpp>
+#include <terse/score/key_difference.hpp>
+#include <terse/score/norm.hpp>
 #include <terse/score/scores.hpp>
 #include <terse/score/shape.hpp>
 
@@ -76,6 +78,20 @@ inline terse::score::reduction group_reduce(case_input const& in) {
     return in.choice<terse::score::reduction>("group_reduce", {{"mean", mean}, {"max", max}, {"sum", sum}});
 }
 
+inline terse::score::pooling pooling_of(case_input const& in) {
+    using enum terse::score::pooling;
+    return in.choice<terse::score::pooling>("pooling", {{"avg", average}, {"max", max}});
+}
+
+/// Calls run with the scorer of keys that the parameter "scorer" names.
+template <class Run>
+void with_scorer(case_input const& in, Run const& run) {
+    if (in.choice<bool>("scorer", {{"keydiff", true}, {"knorm", false}}))
+        run(terse::score::key_difference{});
+    else
+        run(terse::score::norm{});
+}
+
 /// in.inv_freq and the layout of the pairs, for keys of so many channels.
 inline terse::rope rope_of(case_input const& in, index dim) {
     using enum terse::rope_layout;
@@ -89,6 +105,14 @@ inline std::vector<std::uint8_t> mask_of(terse::plans const& kept, index heads, 
     for (index h = 0; h < heads; ++h)
         for (auto const t : kept[h].sources) mask[size(h * tokens + t)] = 1;
     return mask;
+}
+
+/// out.keep_mask [heads, tokens] and out.budgets, its row sums
+inline void keep_mask(terse::plans const& kept, index heads, index tokens, outputs& out) {
+    std::vector<std::int64_t> counts;
+    for (index h = 0; h < heads; ++h) counts.push_back(kept[h].kept());
+    out.mask("keep_mask", {heads, tokens}, mask_of(kept, heads, tokens));
+    out.integers("budgets", {heads}, counts);
 }
 
 /// out.keep

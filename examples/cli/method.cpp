@@ -209,6 +209,7 @@ std::vector<method> const& methods() {
                  kv_history_methods,
                  kv_keys_methods,
                  kv_positions_methods,
+                 kv_reconstructed_methods,
                  kv_statistics_methods,
              }) {
             auto const more = family();

@@ -144,6 +144,7 @@ struct method {
 [[nodiscard]] std::vector<method> kv_history_methods();
 [[nodiscard]] std::vector<method> kv_keys_methods();
 [[nodiscard]] std::vector<method> kv_positions_methods();
+[[nodiscard]] std::vector<method> kv_reconstructed_methods();
 [[nodiscard]] std::vector<method> kv_statistics_methods();
 
 /// All methods, by family.

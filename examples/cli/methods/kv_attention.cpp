@@ -15,11 +15,6 @@
 namespace cli {
 namespace {
 
-terse::score::pooling pooling_of(case_input const& in) {
-    using enum terse::score::pooling;
-    return in.choice<terse::score::pooling>("pooling", {{"avg", average}, {"max", max}});
-}
-
 void snapkv(case_input const& in, outputs& out) {
     index const window = in.integer("window", 1);
     layer const l = whole_layer(in, window);

@@ -7,6 +7,7 @@
 #include <terse/core/arena.hpp>
 #include <terse/kv/adakv.hpp>
 #include <terse/kv/criticalkv.hpp>
+#include <terse/kv/pyramidkv.hpp>
 #include <terse/score/output_norm.hpp>
 
 #include "cli/layers.hpp"
@@ -14,14 +15,6 @@
 
 namespace cli {
 namespace {
-
-/// keep_mask [heads, tokens] and its row sums.
-void keep_mask(terse::plans const& kept, index heads, index tokens, outputs& out) {
-    std::vector<std::int64_t> counts;
-    for (index h = 0; h < heads; ++h) counts.push_back(kept[h].kept());
-    out.mask("keep_mask", {heads, tokens}, mask_of(kept, heads, tokens));
-    out.integers("budgets", {heads}, counts);
-}
 
 void layer_budgets(std::vector<index> const& counts, outputs& out) {
     out.integers("budgets", {std::ssize(counts)}, {counts.begin(), counts.end()});
@@ -49,6 +42,19 @@ void pyramidkv_press(case_input const& in, outputs& out) {
                 .form = terse::budget::pyramid_form::kvpress,
                 .mean_keep = mean},
                in, out);
+}
+
+void pyramidkv_tokens(case_input const& in, outputs& out) {
+    index const window = in.integer("window", 1), layers = in.integer("layers", 1);
+    terse::kv::pyramidkv const policy{.keep = in.integer("budget", 1),
+                                      .layer_index = in.integer("layer", 0, layers - 1),
+                                      .layers = layers,
+                                      .window = window,
+                                      .beta = in.integer("beta", 1),
+                                      .pool = pooling_of(in),
+                                      .kernel = in.integer("kernel", 1),
+                                      .group = group_reduce(in)};
+    keep(policy, query_layer(in, window), out);
 }
 
 void compresskv_layers(case_input const& in, outputs& out) {
@@ -162,6 +168,19 @@ std::vector<method> kv_budgets_methods() {
          "How many tokens each layer keeps, falling with depth",
          {layers, length, ratio, window, beta},
          pyramidkv_press},
+        {"pyramidkv",
+         "tokens",
+         "kv",
+         "Keeps what the last queries attend to, as many tokens as are the layer's",
+         {{"budget", "tokens to keep for each head and layer on average, window included"},
+          {"layer", "the layer's place", 0},
+          layers,
+          {"window", "last queries that vote", 32},
+          beta,
+          {"kernel", "width of the pooling", 5},
+          {"pooling", "avg or max", "avg"},
+          {"group_reduce", "mean, max or sum over the query heads of a key head", "mean"}},
+         pyramidkv_tokens},
         {"compresskv",
          "layers",
          "kv",

@@ -6,8 +6,6 @@
 #include <terse/kv/compact.hpp>
 #include <terse/kv/finch.hpp>
 #include <terse/kv/rotate.hpp>
-#include <terse/score/key_difference.hpp>
-#include <terse/score/norm.hpp>
 
 #include "cli/layers.hpp"
 #include "cli/method.hpp"
@@ -50,14 +48,6 @@ void finch(case_input const& in, outputs& out) {
     std::vector<float> rows;
     for (index h = 0; h < keys.heads; ++h) rows.insert(rows.end(), own.row(h, 0), own.row(h, count));
     out.floats("keys", {keys.heads, count, keys.dim}, rows);
-}
-
-template <class Run>
-void with_scorer(case_input const& in, Run const& run) {
-    if (in.choice<bool>("scorer", {{"keydiff", true}, {"knorm", false}}))
-        run(terse::score::key_difference{});
-    else
-        run(terse::score::norm{});
 }
 
 void block_press(case_input const& in, outputs& out) {
