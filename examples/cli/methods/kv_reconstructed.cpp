@@ -27,8 +27,7 @@ void ems(case_input const& in, outputs& out) {
                                 .group = group_reduce(in)};
     terse::arena memory;
     auto const kept = value(policy(l, memory));
-    if (policy.keep <= l.tokens())
-        out.scores("scores", value(policy.scorer()(l, memory)), l.tokens() - policy.window);
+    if (policy.keep <= l.tokens()) out.scores("scores", value(policy.scorer()(l, memory)), l.tokens() - policy.window);
     out.keep("keep", kept, l.kv_heads());
 }
 

@@ -96,8 +96,7 @@ struct redundancy {
             float const square = simd::squared_norm(key(t), dim);
             float& norm = inverse[static_cast<std::size_t>(t)];
             norm = simd::is_finite(square) ? simd::inverse_norm(square) : 0.0F;
-            values[static_cast<std::size_t>(t)] =
-                simd::is_finite(square) ? -square * norm * norm : no_score;
+            values[static_cast<std::size_t>(t)] = simd::is_finite(square) ? -square * norm * norm : no_score;
             if (norm > 0) simd::add_scaled(key(t), norm, sum.data(), dim);
         }
         for (index t = 0; t < n; ++t) {

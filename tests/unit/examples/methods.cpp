@@ -93,7 +93,10 @@ std::vector<row> const rows{
      {{"budget", 3}, {"window", 1}, {"sink", 2}},
      {{"keys", keys}, {"queries", queries({1, 1, 1, -1, -1})}},
      {{"scores", {{1, 4}, {.5, .2, .2, .5}}}, {"keep", {{1, 3}, {0, 1, 4}}}}},
-    {"ems", {{"budget", 6}}, {{"keys", keys}, {"queries", queries({1})}}, {{"keep", {{1, 5}, {0, 1, 2, 3, 4}}}}},
+    {"ems",
+     {{"budget", 6}, {"window", 1}},
+     {{"keys", keys}, {"queries", queries({1})}},
+     {{"keep", {{1, 5}, {0, 1, 2, 3, 4}}}}},
 
     // The probes at 1 and 4 give .5, 1, 0, .5, 0, of which both see the first two slots: means .25, .5, 0, .5, 0.
     {"zipvl",
