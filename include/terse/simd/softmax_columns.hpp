@@ -104,6 +104,9 @@ template <class Arch>
     return {at_once, head_lanes, group, merged ? head_lanes : group};
 }
 
+/// Floats that stay in a core's second-level cache.
+inline constexpr index near_floats = index{1} << 17;
+
 /// Heads of one query that `softmax_columns` takes at once.
 inline constexpr index lone_heads = 16;
 
@@ -276,6 +279,7 @@ template <class Arch = default_arch, element Element = element::single, collect 
     bool const rows_alone = queries == 1 && !merged;
     auto const layout = lay_out<Arch>(shared, heads, queries);
     index const at_once = layout.heads, head_lanes = layout.head_lanes, group = layout.group, row = layout.row;
+    bool const far = !known && keys * row > near_floats;  // the exponentials
 
     for (index head = 0; head < heads; head += rows_alone ? lone_heads : at_once) {
         auto const head_columns = columns.subspan(static_cast<std::size_t>(head * stride));
@@ -340,7 +344,7 @@ template <class Arch = default_arch, element Element = element::single, collect 
                         for (index r = 0; r < R; ++r) {
                             index const next = std::min(j + r + chunk_size, keys - 1);
                             prefetch_row(key(next), dim);
-                            for (index lane = 0; lane < (known ? 0 : row); lane += 16)
+                            for (index lane = 0; lane < (far ? row : 0); lane += 16)
                                 __builtin_prefetch(exponentials + next * row + lane, 1);
                         }
                     }
