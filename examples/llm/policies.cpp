@@ -290,7 +290,10 @@ void compress(policy const& choice, prefilled const& prompt, cache& kv, index ke
     for (index l = 0; l < kv.layers(); ++l) {
         memory.rewind();
         plans const kept = decide(choice, prompt, l, keep, seed, memory).value();
-        choice.channels ? kv.keep_channels(l, kept) : kv.keep(l, kept);
+        if (choice.channels)
+            kv.keep_channels(l, kept);
+        else
+            kv.keep(l, kept);
     }
 }
 

@@ -357,19 +357,18 @@ std::string cache_section(json const& llm) {
         "sentences of prose. Every layer&rsquo;s cache is then compressed, and the model answers from what is left. "
         "Lines start at the full cache, on the left.</p>\n<div class=\"two\">\n";
     for (std::size_t kind = 0; kind < rows.at(0).at("recall").size(); ++kind) html += recall_chart(rows, kind);
-    html +=
-        bits_chart(rows) + "<div>" +
-        budget_chart(rows, "Cache of one document, KiB", 1,
-                     [](json const& r) { return r.at("bytes_after").get<double>() / 1024; }) +
-        budget_chart(rows, "Tokens decoded a second, mean over policies", 0,
-                     [](json const& r) { return r.at("tokens_per_second").get<double>(); }) +
-        compress_chart(llm) +
-        "</div></div>\n<p>Compressing includes deciding and moving. H2O recomputes the attention of every prompt "
-        "token here; an engine that sums it while it reads the prompt does not pay for that. RazorAttention, "
-        "DuoAttention, "
-        "SimLayerKV, ZipVL and ThinK let the model or the text decide how much they keep: their budget bounds local "
-        "heads, lazy layers or channels, and they are drawn at the share of the bytes that is left.</p>\n" +
-        table(rows);
+    html += bits_chart(rows) + "<div>" +
+            budget_chart(rows, "Cache of one document, KiB", 1,
+                         [](json const& r) { return r.at("bytes_after").get<double>() / 1024; }) +
+            budget_chart(rows, "Tokens decoded a second, mean over policies", 0,
+                         [](json const& r) { return r.at("tokens_per_second").get<double>(); }) +
+            compress_chart(llm) +
+            "</div></div>\n<p>Compressing includes deciding and moving. H2O recomputes the attention of every prompt "
+            "token here; an engine that sums it while it reads the prompt does not pay for that. RazorAttention, "
+            "DuoAttention, SimLayerKV, ZipVL and ThinK let the model or the text decide how much they keep: their "
+            "budget bounds local "
+            "heads, lazy layers or channels, and they are drawn at the share of the bytes that is left.</p>\n" +
+            table(rows);
 
     json const& bounded = llm.at("bounded");
     html +=

@@ -181,16 +181,13 @@ template <class Arch, class T, class Dim>
 template <class Arch = default_arch, class T>
 void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
     constexpr auto size = static_cast<index>(sizeof(T));
-    [[maybe_unused]] T const* const first = rows;
     // Codes and their scales are rows so short that a loop over their registers shows, and of those of one word all else.
     if constexpr (size <= 2) {
         if (dim * size == 128)
             return compact_rows_of<Arch>(rows, stride, sources, std::integral_constant<index, 128 / size>{});
         if (dim * size == 8) {
-            for (token const source : sources) {
-                std::memmove(rows, first + source * stride, 8);
-                rows += stride;
-            }
+            for (std::size_t i = 0; i < sources.size(); ++i)
+                std::memmove(rows + static_cast<index>(i) * stride, rows + sources[i] * stride, 8);
             return;
         }
     }

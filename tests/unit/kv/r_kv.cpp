@@ -22,6 +22,14 @@ TEST_CASE("r_kv keeps what is attended to and not repeated, and the window", "[k
     CHECK(kept(kv::r_kv{.keep = 3, .window = 1, .kernel = 3, .importance = 1}(l, memory)) == tokens_list{3, 4, 5});
 }
 
+TEST_CASE("R-KV hands on which keys it forgives", "[kv][r_kv]") {
+    auto const last = kv::r_kv{}.scorer().second;
+    CHECK((last.forgive == 1 && last.forgive_share == 0 && !last.forgive_oldest && !last.published));
+    kv::r_kv const policy{.forgive = 3, .forgive_share = 0.25, .forgive_oldest = true, .published = true};
+    auto const several = policy.scorer().second;
+    CHECK((several.forgive == 3 && several.forgive_share == 0.25 && several.forgive_oldest && several.published));
+}
+
 TEST_CASE("r_kv's scores are both parts' in proportion", "[kv][r_kv]") {
     random_layer<> const r{8, 2, 90, 12, 8, 21};
     kv::r_kv const policy{.keep = 40, .importance = 0.3F, .threshold = 0.4F};
@@ -60,6 +68,7 @@ TEST_CASE("r_kv says what does not fit", "[kv][r_kv]") {
     CHECK(error({.keep = 8, .window = 4, .importance = 1.1F}) == errc::bad_setting);
     CHECK(error({.keep = 8, .window = 4, .importance = not_a_number}) == errc::bad_setting);
     CHECK(error({.keep = 8, .window = 4, .threshold = not_a_number}) == errc::bad_setting);
+    CHECK(error({.keep = 1000, .window = 4, .importance = 1.1F}) == errc::bad_setting);  // even where all stay
     CHECK(error({.keep = 3, .window = 4}) == errc::bad_budget);
     CHECK(error({.keep = 8, .window = 5}) == errc::bad_shape);
     CHECK(kv::r_kv{.keep = 2, .window = 1}(given(std::vector<float>(6, 0.1F), 1, 1, 1), memory).error() ==
