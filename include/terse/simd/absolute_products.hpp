@@ -55,7 +55,7 @@ template <class Arch = default_arch, class Row, class Other>
                     (batch::load_aligned(to) + sum).store_aligned(to);
                 });
             };
-            multiply_all<Arch>(here, blocks, rows, panels, dim, partial, add);
+            multiply_all<Arch>(here, packed_rows<Arch>{blocks, dim}, rows, panels, dim, partial, add);
         }
         for (index i = 0; i < rows; ++i) sums[static_cast<std::size_t>(first + i)] += totals[i];
     }

@@ -76,7 +76,7 @@ template <class Arch, class Row>
                 unroll<V>([&](auto v) { products[r][v].store_aligned(to + r * gram_side + v * lanes<Arch>); });
             });
         };
-        multiply_all<Arch>(rows, scratch, columns, panels, dim, scratch + blocks * dim, keep);
+        multiply_all<Arch>(rows, packed_rows<Arch>{scratch, dim}, columns, panels, dim, scratch + blocks * dim, keep);
     }
 }
 

@@ -82,7 +82,7 @@ template <class Arch = default_arch, class Row>
                 highest.store_aligned(found_across + lane);
             });
         };
-        multiply_all<Arch>(rows, blocks, used, panels, dim, partial, compare);
+        multiply_all<Arch>(rows, packed_rows<Arch>{blocks, dim}, used, panels, dim, partial, compare);
     };
 
     std::fill_n(found, count, -1.0F);

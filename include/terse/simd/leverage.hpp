@@ -69,8 +69,8 @@ template <class Arch = default_arch, class Row>
                 unroll<V>([&](auto v) { products[r][v].store_aligned(out + (first + block + r) * width + v * step); });
             });
         };
-        multiply_all<Arch>(std::min(chunk, columns - first), sketch + first / tile_rows<Arch> * block_width<Arch> * dim,
-                           width, panel, dim, panel + width * dim, keep);
+        packed_rows<Arch> const rows{sketch + first / tile_rows<Arch> * block_width<Arch> * dim, dim};
+        multiply_all<Arch>(std::min(chunk, columns - first), rows, width, panel, dim, panel + width * dim, keep);
     }
     for (index c = 0; count < width && c < columns; ++c)
         std::fill(out + c * width + count, out + (c + 1) * width, 0.0F);

@@ -79,7 +79,7 @@ template <class Arch = default_arch, bool ExcludeSelf = false, class Left, class
             pack_blocks<Arch, true>(chunk, rows, right, dim, blocks, right_inverse);
             std::transform(right_inverse, right_inverse + blocks_width, right_inverse, inverse_norm);
             multiply_all<Arch>(
-                rows, blocks, count, panels, dim, partial,
+                rows, packed_rows<Arch>{blocks, dim}, count, panels, dim, partial,
                 [&](auto R, auto V, auto const& products, index block, index p) noexcept {
                     float const* const inverse = right_inverse + block / tile_rows<Arch> * block_width<Arch>;
                     unroll<V>([&](auto v) {

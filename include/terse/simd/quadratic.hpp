@@ -70,9 +70,8 @@ template <class Arch = default_arch, class Row>
                     tile<Arch, R, V> sums;
                     unroll<R>([&](auto r) { sums[r].fill(batch(linear[i + r])); });
                     float const* const from = panel + i * V * step;
-                    multiply<Arch, element::single, R, V>(
-                        form + i / tile_rows<Arch> * block_width<Arch> * dim + i * block_width<Arch>, from, dim - i,
-                        sums);
+                    multiply<Arch, element::single, R, V>(packed_rows<Arch>{form, dim}.template tile<R>(i, i), from,
+                                                          dim - i, sums);
                     unroll<R>([&](auto r) {
                         unroll<V>([&](auto v) {
                             total[v] = fma<Arch>(sums[r][v], batch::load_aligned(from + (r * V + v) * step), total[v]);

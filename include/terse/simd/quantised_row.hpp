@@ -70,4 +70,20 @@ void for_scales(quantised_row<Scale> const& row, index n, Body const& body) noex
         body(begin, std::min(end, n), which);
 }
 
+/// out[i] = channel i, for i < dim.
+template <class Arch, class Scale>
+void dequantise_row(quantised_row<Scale> const& row, index dim, float* out) noexcept {
+    if (row.group == 1) {
+        index k = 0;
+        for (; dim - k >= lanes<Arch>; k += lanes<Arch>) store<Arch>(load<Arch>(row + k), out + k);
+        store_partial<Arch>(load_partial<Arch>(row + k, dim - k), out + k, dim - k);
+        return;
+    }
+    for_scales(row, dim, [&](index k, index end, index which) noexcept {
+        floats<Arch> const scale(to_float(row.scales[which]));
+        for (; end - k >= lanes<Arch>; k += lanes<Arch>) store<Arch>(load_codes<Arch>(row + k) * scale, out + k);
+        if (k < end) store_partial<Arch>(load_codes<Arch>(row + k, end - k) * scale, out + k, end - k);
+    });
+}
+
 }  // namespace terse::simd

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include <terse/simd/batch.hpp>
+#include <terse/simd/convert.hpp>
 #include <terse/simd/quantised_row.hpp>
 
 // Products of all rows of one side with all rows of another, tile by tile: the core of every kernel that compares
@@ -163,16 +164,72 @@ void pack_blocks(index first, index count, Row row, index dim, float* blocks, fl
 /// What a tile's packed elements are: one float, or two bfloat16 side by side, packed as if they were floats.
 enum class element : unsigned char { single, pair };
 
-/// Adds the products of R rows of a block with a panel of V vectors, over `depth` elements.
-template <class Arch, element Element, int R, int V>
-void multiply(float const* block, float const* panel, index depth, tile<Arch, R, V>& sums) noexcept {
+/// A broadcast side packed by `pack_blocks`.
+template <class Arch>
+struct packed_rows {
+    float const* blocks;
+    index dim;
+
+    /// Element `at` of row `row + r` from element k on.
+    template <int R>
+    [[nodiscard]] auto tile(index row, index k) const noexcept {
+        float const* const block = blocks + (row / tile_rows<Arch> * dim + k) * block_width<Arch>;
+        return [block](index at, index r) noexcept { return block[at * block_width<Arch> + r]; };
+    }
+};
+
+/// A broadcast side of rows of floats where they lie: as fast as packed ones, and nothing to pack, as long as a tile's
+/// rows do not share a set of the first cache. See `lay_rows`.
+struct rows_in_place {
+    float const* const* rows;
+
+    /// Element `at` of row `row + r` from element k on.
+    template <int R>
+    [[nodiscard]] auto tile(index row, index k) const noexcept {
+        std::array<float const*, R> from;
+        unroll<R>([&](auto r) { from[r] = rows[row + r] + k; });
+        return [from](index at, auto r) noexcept { return from[r][at]; };
+    }
+};
+
+/// Floats from one copy of a row to the next: rows lie a cache line off each other's sets.
+[[nodiscard]] constexpr index copied_row(index dim) noexcept { return (dim + 15) / 16 * 16 + 16; }
+
+/// Rows [first, first + count) as floats: where they lie, if they are floats that a tile can read there, else copied.
+/// @param copies  [count, copied_row(dim)], aligned to a register
+/// @param rows    [count], written
+template <class Arch, class Row>
+void lay_rows(index first, index count, Row row, index dim, float* copies, float const** rows) noexcept {
+    if constexpr (std::same_as<decltype(row(first)), float const*>) {
+        // A wide tile has more rows than a set has lines: none may be whole pages from the next.
+        auto const page = [&](index i) noexcept { return reinterpret_cast<std::uintptr_t>(row(first + i)) % 4096; };
+        if (tile_rows<Arch> <= 8 || count < 2 || page(0) != page(1)) {
+            for (index i = 0; i < count; ++i) rows[i] = row(first + i);
+            return;
+        }
+    }
+    for (index i = 0; i < count; ++i, copies += copied_row(dim)) {
+        if constexpr (is_quantised_row<decltype(row(first))>) {
+            dequantise_row<Arch>(row(first + i), dim, copies);
+        } else {
+            auto const size = static_cast<std::size_t>(dim);
+            convert<Arch>(std::span(row(first + i), size), std::span(copies, size));
+        }
+        rows[i] = copies;
+    }
+}
+
+/// Adds the products of R rows with a panel of V vectors, over `depth` elements.
+/// @param row  callable (k, r) -> element k of row r
+template <class Arch, element Element, int R, int V, class Left>
+void multiply(Left const& row, float const* panel, index depth, tile<Arch, R, V>& sums) noexcept {
     auto total = sums;
 #pragma GCC unroll 1  // unrolled, gcc folds the loads into the multiply-adds, at half the speed
-    for (index k = 0; k < depth; ++k, block += block_width<Arch>, panel += V * lanes<Arch>) {
+    for (index k = 0; k < depth; ++k) {
         std::array<floats<Arch>, V> right;
-        unroll<V>([&](auto v) { right[v] = floats<Arch>::load_aligned(panel + v * lanes<Arch>); });
+        unroll<V>([&](auto v) { right[v] = floats<Arch>::load_aligned(panel + (k * V + v) * lanes<Arch>); });
         unroll<R>([&](auto r) {
-            floats<Arch> const left(block[r]);
+            floats<Arch> const left(row(k, r));
             unroll<V>([&](auto v) {
                 total[r][v] = Element == element::pair ? dot_pairs<Arch>(left, right[v], total[r][v])
                                                        : fma<Arch>(left, right[v], total[r][v]);
@@ -214,19 +271,20 @@ template <class Arch>
                : (lane_count + panel_width<Arch> - 1) / panel_width<Arch> * panel_width<Arch> * chunk_rows<Arch>;
 }
 
-/// The products of `rows` packed blocks' rows, at most chunk_rows, with the rows of packed panels: calls
+/// The products of `count` rows, at most chunk_rows, with the rows of packed panels: calls
 /// use(R, V, products, row, lane) for each tile: its size as constants, its sums, its first row and first lane.
+/// @param rows     packed_rows or rows_in_place
 /// @param dim      elements of a row
 /// @param partial  at least partial_sums(lane_count, dim), aligned to a register
-template <class Arch, element Element = element::single, class Use>
-void multiply_all(index rows, float const* blocks, index lane_count, float const* panels, index dim, float* partial,
+template <class Arch, element Element = element::single, class Rows, class Use>
+void multiply_all(index count, Rows rows, index lane_count, float const* panels, index dim, float* partial,
                   Use const& use) noexcept {
     constexpr index width = panel_width<Arch>, step = lanes<Arch>;
     index k = 0;
     do {
         index const depth = std::min(tile_depth, dim - k);
         for (index p = 0; p < lane_count; p += width) {
-            for (index block = 0; block < rows; block += tile_rows<Arch>) {
+            for (index block = 0; block < count; block += tile_rows<Arch>) {
                 float* const kept = partial + p * chunk_rows<Arch> + block * width;
                 auto const work = [&](auto R, auto V) noexcept {
                     tile<Arch, R, V> sums;
@@ -236,9 +294,8 @@ void multiply_all(index rows, float const* blocks, index lane_count, float const
                                 k == 0 ? floats<Arch>(0.0F) : floats<Arch>::load_aligned(kept + (r * V + v) * step);
                         });
                     });
-                    multiply<Arch, Element, R, V>(
-                        blocks + block / tile_rows<Arch> * block_width<Arch> * dim + k * block_width<Arch>,
-                        panels + p * dim + k * V * step, depth, sums);
+                    multiply<Arch, Element, R, V>(rows.template tile<R>(block, k), panels + p * dim + k * V * step,
+                                                  depth, sums);
                     if (k + depth == dim) {
                         use(R, V, sums, block, p);
                     } else {
@@ -247,7 +304,7 @@ void multiply_all(index rows, float const* blocks, index lane_count, float const
                         });
                     }
                 };
-                with_tile<Arch>(std::min<index>(tile_rows<Arch>, rows - block), lane_count - p > step ? 2 : 1, work);
+                with_tile<Arch>(std::min<index>(tile_rows<Arch>, count - block), lane_count - p > step ? 2 : 1, work);
             }
         }
         k += depth;

@@ -100,6 +100,10 @@ TEMPLATE_LIST_TEST_CASE("rows in 8 bit are read as the floats that they stand fo
         }
         // From within a row, as callers that slice channels do.
         index const skip = dim / 3;
+        std::vector<float> floats(static_cast<std::size_t>(dim - skip + 1), -7.0F);
+        simd::dequantise_row<Arch>(x.row(2) + skip, dim - skip, floats.data());
+        for (index i = skip; i < dim; ++i) REQUIRE(floats[static_cast<std::size_t>(i - skip)] == x.exact(2)[i]);
+        CHECK(floats.back() == -7);
         CHECK(simd::squared_norm<Arch>(x.row(0) + skip, dim - skip) ==
               near(simd::scalar::squared_norm(x.exact(0) + skip, dim - skip)));
         CHECK(simd::dot<Arch>(x.row(0) + skip, other(0), dim - skip) ==
