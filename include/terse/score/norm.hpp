@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cmath>
+#include <algorithm>
+#include <functional>
 
 #include <terse/core/layer.hpp>
 #include <terse/core/view.hpp>
 #include <terse/score/scores.hpp>
 #include <terse/score/slots.hpp>
-#include <terse/simd/dot.hpp>
-#include <terse/simd/rows.hpp>
+#include <terse/simd/dots.hpp>
 
 namespace terse::score {
 
@@ -44,12 +44,9 @@ struct norm {
         auto const values = memory.take<float>(heads * tokens);
         if (!taken(values)) return errc::out_of_memory;
         for_slots(heads, tokens, dim, length, values, run, [&](index h, index begin, index end, float* out) noexcept {
-            for_rows(
-                begin, end, dim, [&](index t) noexcept { return row(h, t); },
-                [&](index, auto x) noexcept {
-                    float const length_of_row = std::sqrt(simd::squared_norm(x, dim));
-                    *out++ = longest ? length_of_row : -length_of_row;
-                });
+            simd::norms(
+                begin, end - begin, [&](index t) noexcept { return row(h, t); }, dim, out);
+            if (!longest) std::transform(out, out + (end - begin), out, std::negate{});
         });
         return scores{values, heads, tokens, tokens};
     }

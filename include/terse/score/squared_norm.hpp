@@ -9,6 +9,7 @@
 #include <terse/score/scores.hpp>
 #include <terse/score/slots.hpp>
 #include <terse/simd/dot.hpp>
+#include <terse/simd/dots.hpp>
 
 namespace terse::score {
 
@@ -70,9 +71,8 @@ struct squared_norm {
         for_slots(
             rows.heads, rows.tokens, rows.dim, [&](index h) noexcept { return l.length(h); }, out, run,
             [&](index h, index begin, index end, float* to) noexcept {
-                for_rows(
-                    begin, end, rows.dim, [&](index t) noexcept { return rows.row(h, t); },
-                    [&](index, auto x) noexcept { *to++ = simd::squared_norm(x, rows.dim); });
+                simd::squared_norms(
+                    begin, end - begin, [&](index t) noexcept { return rows.row(h, t); }, rows.dim, to);
             });
     }
 

@@ -167,6 +167,30 @@ template <class Arch = default_arch, class Row, real T>
     return sum_each<Arch>(sums);
 }
 
+/// The squared norms of rows first, first + 1, ..., a row a lane; lanes from `count` - first on repeat the last row.
+template <class Arch = default_arch, class Row>
+[[nodiscard, gnu::flatten]] floats<Arch> squared_norm_rows(index first, index count, Row row, index n) noexcept {
+    constexpr index width = lanes<Arch>;
+    if constexpr (is_quantised_row<decltype(row(first))>) {
+        std::array<float, floats<Arch>::size> squares;
+        for (index r = 0; r < width; ++r)
+            squares[static_cast<std::size_t>(r)] = squared_norm<Arch>(row(std::min<index>(first + r, count - 1)), n);
+        return floats<Arch>::load_unaligned(squares.data());
+    } else {
+        std::array<decltype(row(first)), floats<Arch>::size> rows;
+        std::array<floats<Arch>, floats<Arch>::size> sums;
+        unroll<width>([&](auto r) {
+            rows[r] = row(std::min<index>(first + r, count - 1));
+            sums[r] = floats<Arch>(0.0F);
+        });
+        auto const add = [&](auto r, floats<Arch> const& x) noexcept { sums[r] = fma<Arch>(x, x, sums[r]); };
+        index const whole = n - n % width;
+        for (index i = 0; i < whole; i += width) unroll<width>([&](auto r) { add(r, load<Arch>(rows[r] + i)); });
+        if (whole < n) unroll<width>([&](auto r) { add(r, load_partial<Arch>(rows[r] + whole, n - whole)); });
+        return sum_each<Arch>(sums);
+    }
+}
+
 /// acc[i] += w * x[i] for i < n.
 template <class Arch = default_arch, real T>
 void add_scaled(T const* x, float w, float* acc, index n) noexcept {

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <span>
 
 #include <terse/simd/batch.hpp>
-#include <terse/simd/dot.hpp>
+#include <terse/simd/dots.hpp>
 #include <terse/simd/tile.hpp>
 
 // Limited by the multiply-adds of the tiles. What lies beside them: packing, a read of each left row and one of each
@@ -23,8 +27,8 @@ namespace terse::simd {
 /// @param row  callable index -> T const*, of dim contiguous values; any layout
 template <class Arch = default_arch, class Row>
 void inverse_norms(index count, Row row, index dim, std::span<float> inverse) noexcept {
-    for (index i = 0; i < count; ++i)
-        inverse[static_cast<std::size_t>(i)] = inverse_norm(squared_norm<Arch>(row(i), dim));
+    squared_norms<Arch>(0, count, row, dim, inverse.data());
+    std::transform(inverse.begin(), inverse.begin() + count, inverse.begin(), inverse_norm);
 }
 
 /// Left rows that `nearest` packs at once: 256 KiB of them, and at least 16 panels to share the packing of right rows.

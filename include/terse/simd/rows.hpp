@@ -143,31 +143,31 @@ template <class Arch = default_arch, class T>
     }
 }
 
-/// compact_rows with `dim` as a constant or not.
-template <class Arch, class T, class Dim>
-[[gnu::flatten]] void compact_rows_of(T* rows, index stride, std::span<token const> sources, Dim dim) noexcept {
+/// compact_rows of rows of `size` bytes, a constant or not.
+template <class Arch, class Size>
+[[gnu::flatten]] void compact_bytes(std::uint8_t* rows, index stride, std::span<token const> sources,
+                                    Size size) noexcept {
     index const count = std::ssize(sources);
     token const* const source = sources.data();
-    constexpr auto size = static_cast<index>(sizeof(T));
-    index const far = can_stream(rows, stride, dim) ? stream_bytes / std::max<index>(stride * size, 1) : max_tokens;
+    index const far = can_stream(rows, stride, size) ? stream_bytes / std::max<index>(stride, 1) : max_tokens;
     bool streamed = false;
     index i = 0;
     while (i < count && source[i] == i) ++i;
     while (i < count) {
         index run = 1;
-        if (stride == dim)
+        if (stride == size)
             while (i + run + 7 <= count && source[i + run + 6] - source[i] == run + 6) run += 7;
         if (run > 1) {
-            std::memmove(rows + i * dim, rows + source[i] * dim, static_cast<std::size_t>(run * dim) * sizeof(T));
+            std::memmove(rows + i * size, rows + source[i] * size, static_cast<std::size_t>(run * size));
         } else {
             // Of shorter rows several share a line: the processor sees where they go.
-            if (dim * size >= 64 && i + rows_ahead < count) prefetch_row(rows + source[i + rows_ahead] * stride, dim);
-            T const* const from = rows + source[i] * stride;
+            if (size >= 64 && i + rows_ahead < count) prefetch_row(rows + source[i + rows_ahead] * stride, size);
+            std::uint8_t const* const from = rows + source[i] * stride;
             if (source[i] - i > far) {
-                stream_row(from, rows + i * stride, dim);
+                stream_row(from, rows + i * stride, size);
                 streamed = true;
             } else {
-                copy_row<Arch>(from, rows + i * stride, dim);
+                copy_row<Arch>(from, rows + i * stride, size);
             }
         }
         i += run;
@@ -180,18 +180,22 @@ template <class Arch, class T, class Dim>
 /// @pre sources ascend strictly
 template <class Arch = default_arch, class T>
 void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
+    static_assert(std::is_trivially_copyable_v<T>);
     constexpr auto size = static_cast<index>(sizeof(T));
-    // Codes and their scales are rows so short that a loop over their registers shows, and of those of one word all else.
-    if constexpr (size <= 2) {
-        if (dim * size == 128)
-            return compact_rows_of<Arch>(rows, stride, sources, std::integral_constant<index, 128 / size>{});
-        if (dim * size == 8) {
+    auto* const bytes = reinterpret_cast<std::uint8_t*>(rows);
+    // In a cache a loop over a row's registers shows, and of rows of one word (codes' scales) all else.
+    switch (dim * size) {
+        case 8:
             for (std::size_t i = 0; i < sources.size(); ++i)
                 std::memmove(rows + static_cast<index>(i) * stride, rows + sources[i] * stride, 8);
             return;
-        }
+        case 128:
+            return compact_bytes<Arch>(bytes, stride * size, sources, std::integral_constant<index, 128>{});
+        case 256:
+            return compact_bytes<Arch>(bytes, stride * size, sources, std::integral_constant<index, 256>{});
+        default:
+            return compact_bytes<Arch>(bytes, stride * size, sources, dim * size);
     }
-    compact_rows_of<Arch>(rows, stride, sources, dim);
 }
 
 /// Calls body(registers, first) for blocks of 8, 4 or 1 registers that cover [0, dim), the last one overlapping the one

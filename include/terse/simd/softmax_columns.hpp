@@ -256,7 +256,8 @@ template <class Arch = default_arch, element Element = element::single, collect 
                         top.store_aligned(highest + lane);
                     });
                 };
-                multiply_all<Arch, Element>(rows, rows_in_place{key_rows.data()}, used, panels, dim, partial, keep);
+                multiply_all<Arch, Element>(rows, rows_in_place<Arch>{key_rows.data()}, used, panels, dim, partial,
+                                            keep);
 
                 auto const logit = [&](index r, index lane) noexcept {
                     auto const x = logits.within_cap(batch::load_aligned(made + r * group + lane));

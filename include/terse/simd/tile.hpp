@@ -180,6 +180,7 @@ struct packed_rows {
 
 /// A broadcast side of rows of floats where they lie: as fast as packed ones, and nothing to pack, as long as a tile's
 /// rows do not share a set of the first cache. See `lay_rows`.
+template <class Arch>  // as every name here: each instruction set compiles its own
 struct rows_in_place {
     float const* const* rows;
 

@@ -93,9 +93,12 @@ TEMPLATE_LIST_TEST_CASE("rows in 8 bit are read as the floats that they stand fo
             auto const rows = [&](index t) { return x.row(t); };
             for (index const count : {index{3}, width + 3}) {
                 auto const products = simd::to_array<Arch>(simd::dot_rows<Arch>(1, count, rows, other(0), n));
-                for (index i = 0; i < width; ++i)
-                    CHECK(products[static_cast<std::size_t>(i)] ==
-                          near(simd::scalar::dot(x.exact(std::min(1 + i, count - 1)), other(0), n)));
+                auto const squares = simd::to_array<Arch>(simd::squared_norm_rows<Arch>(1, count, rows, n));
+                for (index i = 0; i < width; ++i) {
+                    auto const* const values = x.exact(std::min(1 + i, count - 1));
+                    CHECK(products[static_cast<std::size_t>(i)] == near(simd::scalar::dot(values, other(0), n)));
+                    CHECK(squares[static_cast<std::size_t>(i)] == near(simd::scalar::squared_norm(values, n)));
+                }
             }
         }
         // From within a row, as callers that slice channels do.
