@@ -74,7 +74,7 @@ struct expected_attention {
                 for (index c = 0; c < dim; ++c) own[c] *= scale * log2e;
                 float* const matrix = part(scratch, worker, each).data();
                 turned_covariance(h, scale * scale / 2 * log2e, turns, matrix);
-                simd::pack_form(matrix, own, dim, forms.data() + h * form);
+                simd::make_form(matrix, own, dim, forms.data() + h * form);
             }
         });
 

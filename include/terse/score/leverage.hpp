@@ -90,13 +90,12 @@ struct leverage {
             return errc::bad_shape;
         constexpr index width = simd::projected_width<>;
         index const panels = (n + width - 1) / width, sketches = generated ? 1 : sketch.heads;
-        index const packed_sketch = simd::sketch_size(dim, wide);
 
         rollback undo{memory};
         auto const values = memory.take<float>(heads * n);
         auto const top = memory.here();
-        auto const packed = memory.take<float>(sketches * packed_sketch);
-        auto const transposed = memory.take<float>(2 * wide * dim);
+        auto const by_column = memory.take<float>(sketches * wide * dim);
+        auto const by_row = memory.take<float>(generated ? dim * wide : 0);
         index const workers = run.workers();
         index const of_float[] = {width * dim, panels * wide * width, simd::project_scratch(dim), dim, width};
         index const of_double[] = {dim, wide * wide, simd::triangle_size(wide), 16 * wide};
@@ -105,11 +104,11 @@ struct leverage {
         for (std::size_t i = 0; i < floats.size(); ++i) floats[i] = memory.take<float>(workers * whole(of_float[i]));
         for (std::size_t i = 0; i < doubles.size(); ++i)
             doubles[i] = memory.take<double>(workers * whole(of_double[i]));
-        if (!taken(values, packed, transposed, floats[0], floats[1], floats[2], floats[3], floats[4], doubles[0],
+        if (!taken(values, by_column, by_row, floats[0], floats[1], floats[2], floats[3], floats[4], doubles[0],
                    doubles[1], doubles[2], doubles[3]))
             return errc::out_of_memory;
 
-        for (index s = 0; s < sketches; ++s) pack_sketch(s, dim, wide, transposed, packed.data() + s * packed_sketch);
+        for (index s = 0; s < sketches; ++s) lay_sketch(s, dim, wide, by_row, by_column.data() + s * wide * dim);
         share_out(run, heads, n * wide * (dim + wide), [&](index begin, index end, index worker) noexcept {
             auto const mine = [worker](auto const& all, index count) noexcept {
                 return all.subspan(size(worker * whole(count)), size(count));
@@ -123,7 +122,7 @@ struct leverage {
                 index const last = std::max(first, length - recent);
                 auto const row = values.subspan(size(h * n), size(n));
                 of_head([&](index t) noexcept { return keys.row(h, first + t); }, dim, wide,
-                        packed.data() + h % sketches * packed_sketch, row.subspan(size(first), size(last - first)), b);
+                        by_column.data() + h % sketches * wide * dim, row.subspan(size(first), size(last - first)), b);
                 frame_row(row, first, last, length);
             }
         });
@@ -136,22 +135,19 @@ struct leverage {
     /// Whole cache lines, so that workers share none and all start on one.
     [[nodiscard]] static constexpr index whole(index count) noexcept { return (count + 15) / 16 * 16; }
 
-    /// The columns of sketch s, divided by the root of their number, packed.
-    void pack_sketch(index s, index dim, index wide, std::span<float> scratch, float* packed) const noexcept {
-        auto const rows = scratch.first(size(wide * dim)), by_column = scratch.subspan(size(wide * dim));
-        if (sketch.data == nullptr) fill_sketch(rows);
+    /// The columns of sketch s, [wide, dim], divided by the root of their number.
+    void lay_sketch(index s, index dim, index wide, std::span<float> by_row, float* by_column) const noexcept {
+        if (sketch.data == nullptr) fill_sketch(by_row);
         float const factor = 1 / std::sqrt(static_cast<float>(wide));
         for (index i = 0; i < dim; ++i) {
-            float const* const row = sketch.data == nullptr ? rows.data() + i * wide : sketch.row(s, i);
-            for (index c = 0; c < wide; ++c) by_column[size(c * dim + i)] = row[c] * factor;
+            float const* const row = sketch.data == nullptr ? by_row.data() + i * wide : sketch.row(s, i);
+            for (index c = 0; c < wide; ++c) by_column[c * dim + i] = row[c] * factor;
         }
-        simd::pack_columns([&](index c) noexcept -> float const* { return by_column.data() + c * dim; }, dim, wide,
-                           packed);
     }
 
     /// out[t] = the leverage of row t; NaN for rows that are not finite.
     template <class Row>
-    void of_head(Row row, index dim, index wide, float const* packed, std::span<float> out,
+    void of_head(Row row, index dim, index wide, float const* by_column, std::span<float> out,
                  bench const& b) const noexcept {
         constexpr index width = simd::projected_width<>, flush = 256, hot = 16;
         index const n = static_cast<index>(out.size());
@@ -189,7 +185,7 @@ struct leverage {
                     }
                 }
                 simd::project([&](index i) noexcept -> float const* { return b.centred.data() + i * dim; }, count, dim,
-                              packed, wide, b.projected.data() + panel * wide * width, b.scratch);
+                              by_column, wide, b.projected.data() + panel * wide * width, b.scratch);
             }
             simd::add_gram(last - first, b.projected.data() + first * wide * width, wide, width, b.gram.data());
         }

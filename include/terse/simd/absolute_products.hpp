@@ -11,15 +11,14 @@
 
 namespace terse::simd {
 
-/// Rows whose packed values stay in the second-level cache beside the other side's blocks.
+/// Rows whose packed values stay in the second-level cache beside the other side's rows.
 inline constexpr index absolute_rows = 384;
 
 /// Floats of scratch that `add_absolute_products` wants.
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index absolute_products_scratch(index dim) noexcept {
-    constexpr index blocks = chunk_rows<Arch> / tile_rows<Arch> * block_width<Arch>;
     index const room = (absolute_rows + panel_width<Arch> - 1) / panel_width<Arch> * panel_width<Arch>;
-    return alignment_slack + room + (room + blocks) * dim + partial_sums<Arch>(room, dim);
+    return alignment_slack + room + room * dim + row_copies<Arch>(dim) + partial_sums<Arch>(room, dim);
 }
 
 /// sums[i] += |<row(i), other(0)>| + ... + |<row(i), other(others - 1)>|, for i < count.
@@ -34,19 +33,18 @@ template <class Arch = default_arch, class Row, class Other>
                                             std::span<float> sums, std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
     constexpr index width = panel_width<Arch>, step = lanes<Arch>;
-    constexpr index block_floats = chunk_rows<Arch> / tile_rows<Arch> * block_width<Arch>;
     index const room = (absolute_rows + width - 1) / width * width;
     float* const totals = align(scratch);
     float* const panels = totals + room;
-    float* const blocks = panels + room * dim;
-    float* const partial = blocks + block_floats * dim;
+    float* const copies = panels + room * dim;
+    float* const partial = copies + row_copies<Arch>(dim);
     for (index first = 0; first < count; first += absolute_rows) {
         index const rows = std::min(absolute_rows, count - first);
         pack_panels<Arch>(first, rows, row, dim, panels);
         std::fill_n(totals, room, 0.0F);
         for (index chunk = 0; chunk < others; chunk += chunk_rows<Arch>) {
             index const here = std::min(chunk_rows<Arch>, others - chunk);
-            pack_blocks<Arch>(chunk, here, other, dim, blocks);
+            broadcast_rows<Arch> const others_here(chunk, here, other, dim, copies);
             auto const add = [&](auto R, auto V, auto const& products, index, index lane) noexcept {
                 unroll<V>([&](auto v) {
                     batch sum = xsimd::abs(products[0][v]);
@@ -55,7 +53,7 @@ template <class Arch = default_arch, class Row, class Other>
                     (batch::load_aligned(to) + sum).store_aligned(to);
                 });
             };
-            multiply_all<Arch>(here, packed_rows<Arch>{blocks, dim}, rows, panels, dim, partial, add);
+            multiply_all<Arch>(here, others_here, rows, panels, dim, partial, add);
         }
         for (index i = 0; i < rows; ++i) sums[static_cast<std::size_t>(first + i)] += totals[i];
     }

@@ -23,8 +23,8 @@ inline constexpr index gram_side = 192;
 /// Floats of scratch that `gram` wants.
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index gram_scratch(index dim) noexcept {
-    constexpr index blocks = chunk_rows<Arch> / tile_rows<Arch> * block_width<Arch>;
-    return alignment_slack + gram_side * gram_side + (gram_side + blocks) * dim + partial_sums<Arch>(gram_side, dim);
+    return alignment_slack + gram_side * gram_side + gram_side * dim + row_copies<Arch>(dim) +
+           partial_sums<Arch>(gram_side, dim);
 }
 
 /// to[j][i] = from[i][j], i < rows, j < columns.
@@ -60,23 +60,23 @@ struct gram_block {
     index column = 0, columns = 0;
 };
 
-/// The products of one block. `panels` hold its columns, packed; `scratch` has room for packed rows and partial sums.
+/// The products of one block. `panels` hold its columns, packed; `scratch` has room for copies of rows and partial sums.
 template <class Arch, class Row>
 [[gnu::flatten]] void multiply_block(gram_block const& b, Row row, index dim, float const* panels,
                                      float* scratch) noexcept {
-    constexpr index blocks = chunk_rows<Arch> / tile_rows<Arch> * block_width<Arch>, width = panel_width<Arch>;
+    constexpr index width = panel_width<Arch>;
     for (index chunk = 0; chunk < b.rows; chunk += chunk_rows<Arch>) {
         index const rows = std::min(chunk_rows<Arch>, b.rows - chunk);
         index const below = (chunk + rows + width - 1) / width * width;  // whole panels that reach below the diagonal
         index const columns = b.row == b.column ? std::min(below, b.columns) : b.columns;
-        pack_blocks<Arch>(b.row + chunk, rows, row, dim, scratch);
+        broadcast_rows<Arch> const here(b.row + chunk, rows, row, dim, scratch);
         auto const keep = [&](auto R, auto V, auto const& products, index block, index p) noexcept {
             float* const to = b.sums + (chunk + block) * gram_side + p;
             unroll<R>([&](auto r) {
                 unroll<V>([&](auto v) { products[r][v].store_aligned(to + r * gram_side + v * lanes<Arch>); });
             });
         };
-        multiply_all<Arch>(rows, packed_rows<Arch>{scratch, dim}, columns, panels, dim, scratch + blocks * dim, keep);
+        multiply_all<Arch>(rows, here, columns, panels, dim, scratch + row_copies<Arch>(dim), keep);
     }
 }
 

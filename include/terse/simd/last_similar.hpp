@@ -15,9 +15,8 @@ namespace terse::simd {
 /// Floats of scratch that `last_similar` wants.
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index last_similar_scratch(index count, index dim) noexcept {
-    constexpr index blocks = chunk_rows<Arch> / tile_rows<Arch> * block_width<Arch>;
     return alignment_slack + 2 * (count + gram_side) + (dim + 3) * gram_side + chunk_rows<Arch> * (lanes<Arch> + 2) +
-           blocks * dim + partial_sums<Arch>(gram_side, dim);
+           row_copies<Arch>(dim) + partial_sums<Arch>(gram_side, dim);
 }
 
 /// For each row the last other row whose cosine with it is above `threshold`: last[i] = max{j : j != i, <row(i), row(j)>
@@ -34,7 +33,6 @@ template <class Arch = default_arch, class Row>
                                    std::span<token> last, std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
     constexpr index side = gram_side, step = lanes<Arch>, chunk_size = chunk_rows<Arch>;
-    constexpr index block_floats = chunk_size / tile_rows<Arch> * block_width<Arch>;
     index const sides = (count + side - 1) / side;
     float* const found = align(scratch);                  // [count]: the answers so far, by number
     float* const open = found + sides * side;             // [count]: the rows without one, ascending
@@ -42,8 +40,8 @@ template <class Arch = default_arch, class Row>
     float* const numbers_across = panels + dim * side;    // [side]: which they are,
     float* const inverse_across = numbers_across + side;  // their inverse norms,
     float* const found_across = inverse_across + side;    // and their answers
-    float* const blocks = found_across + side;            // the rows that meet them
-    float* const partial = blocks + block_floats * dim;
+    float* const copies = found_across + side;            // of the rows that meet them
+    float* const partial = copies + row_copies<Arch>(dim);
     float* const best = partial + partial_sums<Arch>(side, dim);  // [chunk_size, lanes]
     float* const meeting = best + chunk_size * step;              // [chunk_size]: which rows those are,
     float* const their_inverse = meeting + chunk_size;            // and their inverse norms
@@ -61,8 +59,8 @@ template <class Arch = default_arch, class Row>
     };
     // `rows` rows meet those across lanes: both sides learn of the last that is like them.
     auto const meet = [&](index rows, index used) noexcept {
-        pack_blocks<Arch>(
-            0, rows, [&](index k) noexcept { return row(number(meeting[k])); }, dim, blocks);
+        broadcast_rows<Arch> const met(
+            0, rows, [&](index k) noexcept { return row(number(meeting[k])); }, dim, copies);
         for (index k = 0; k < rows; ++k) their_inverse[k] = inverse[static_cast<std::size_t>(number(meeting[k]))];
         std::fill_n(best, rows * step, -1.0F);
         auto const compare = [&](auto R, auto V, auto const& products, index first, index p) noexcept {
@@ -82,7 +80,7 @@ template <class Arch = default_arch, class Row>
                 highest.store_aligned(found_across + lane);
             });
         };
-        multiply_all<Arch>(rows, packed_rows<Arch>{blocks, dim}, used, panels, dim, partial, compare);
+        multiply_all<Arch>(rows, met, used, panels, dim, partial, compare);
     };
 
     std::fill_n(found, count, -1.0F);

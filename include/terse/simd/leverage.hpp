@@ -25,20 +25,6 @@ void subtract(T const* x, float const* y, float* out, index n) noexcept {
     if (i < n) store_partial<Arch>(load_partial<Arch>(x + i, n - i) - load_partial<Arch>(y + i, n - i), out + i, n - i);
 }
 
-/// Floats that a packed sketch of `columns` columns takes.
-template <class Arch = default_arch>
-[[nodiscard]] constexpr index sketch_size(index dim, index columns) noexcept {
-    return (columns + tile_rows<Arch> - 1) / tile_rows<Arch> * block_width<Arch> * dim;
-}
-
-/// Packs a sketch of `columns` columns for `project`.
-/// @param column  callable index -> float const*, of dim contiguous values
-/// @param packed  sketch_size(dim, columns), aligned to a register
-template <class Arch = default_arch, class Column>
-void pack_columns(Column column, index dim, index columns, float* packed) noexcept {
-    pack_blocks<Arch>(0, columns, column, dim, packed);
-}
-
 /// Rows that are projected at once, and that lie side by side in what comes out.
 template <class Arch = default_arch>
 inline constexpr index projected_width = panel_width<Arch>;
@@ -46,14 +32,15 @@ inline constexpr index projected_width = panel_width<Arch>;
 /// Floats of scratch that `project` wants.
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index project_scratch(index dim) noexcept {
-    return alignment_slack + projected_width<Arch> * dim + partial_sums<Arch>(projected_width<Arch>, dim);
+    return alignment_slack + projected_width<Arch> * dim + row_copies<Arch>(dim) +
+           partial_sums<Arch>(projected_width<Arch>, dim);
 }
 
-/// out[c][i] = <row(i), column(c)> for rows i of [0, count), zero for what is beyond them in a panel.
+/// out[c][i] = <row(i), sketch[c]> for rows i of [0, count), zero for what is beyond them in a panel.
 ///
 /// @param row      callable index -> float const*, of dim contiguous values
 /// @param count    at most projected_width
-/// @param sketch   sketch_size(dim, columns), of pack_columns
+/// @param sketch   [columns, dim]
 /// @param out      [columns, projected_width], aligned to a register
 /// @param scratch  at least project_scratch(dim)
 /// @complexity     O(projected_width * columns * dim)
@@ -62,6 +49,7 @@ template <class Arch = default_arch, class Row>
                               std::span<float> scratch) noexcept {
     constexpr index width = projected_width<Arch>, step = lanes<Arch>, chunk = chunk_rows<Arch>;
     float* const panel = align(scratch);
+    float* const copies = panel + width * dim;
     pack<Arch>(0, count, row, dim, width, panel);
     for (index first = 0; first < columns; first += chunk) {
         auto const keep = [&](auto R, auto V, auto const& products, index block, index) noexcept {
@@ -69,8 +57,10 @@ template <class Arch = default_arch, class Row>
                 unroll<V>([&](auto v) { products[r][v].store_aligned(out + (first + block + r) * width + v * step); });
             });
         };
-        packed_rows<Arch> const rows{sketch + first / tile_rows<Arch> * block_width<Arch> * dim, dim};
-        multiply_all<Arch>(std::min(chunk, columns - first), rows, width, panel, dim, panel + width * dim, keep);
+        index const rows = std::min(chunk, columns - first);
+        broadcast_rows<Arch> const some(
+            first, rows, [=](index c) noexcept { return sketch + c * dim; }, dim, copies);
+        multiply_all<Arch>(rows, some, width, panel, dim, copies + row_copies<Arch>(dim), keep);
     }
     for (index c = 0; count < width && c < columns; ++c)
         std::fill(out + c * width + count, out + (c + 1) * width, 0.0F);

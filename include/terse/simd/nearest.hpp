@@ -13,7 +13,7 @@
 #include <terse/simd/tile.hpp>
 
 // Limited by the multiply-adds of the tiles. What lies beside them: packing, a read of each left row and one of each
-// right row for some hundred left ones, which brings the norms along, and four operations a vector of products.
+// right row for some hundred left ones, the norms, and four operations a vector of products.
 
 namespace terse::simd {
 
@@ -23,15 +23,24 @@ namespace terse::simd {
     return norm == 0 ? 0 : 1 / (norm < 1e-12F ? 1e-12F : norm);
 }
 
+template <class Arch>
+[[nodiscard]] floats<Arch> inverse_norm(floats<Arch> const& squares) noexcept {
+    using batch = floats<Arch>;
+    auto const norms = xsimd::sqrt(squares);
+    auto const inverse = batch(1.0F) / xsimd::select(norms < batch(1e-12F), batch(1e-12F), norms);
+    return xsimd::select(norms == batch(0.0F), batch(0.0F), inverse);
+}
+
 /// inverse[i] = inverse_norm of row i.
 /// @param row  callable index -> T const*, of dim contiguous values; any layout
 template <class Arch = default_arch, class Row>
-void inverse_norms(index count, Row row, index dim, std::span<float> inverse) noexcept {
-    squared_norms<Arch>(0, count, row, dim, inverse.data());
-    std::transform(inverse.begin(), inverse.begin() + count, inverse.begin(), inverse_norm);
+[[gnu::flatten]] void inverse_norms(index count, Row row, index dim, std::span<float> inverse) noexcept {
+    for_registers<Arch>(0, count, row, dim, inverse.data(), [=](index i, index end) noexcept {
+        return inverse_norm<Arch>(squared_norm_rows<Arch>(i, end, row, dim));
+    });
 }
 
-/// Left rows that `nearest` packs at once: 256 KiB of them, and at least 16 panels to share the packing of right rows.
+/// Left rows that `nearest` packs at once: 256 KiB of them, and at least 16 panels to share the norms of right rows.
 template <class Arch>
 [[nodiscard]] constexpr index nearest_group(index dim) noexcept {
     return std::clamp<index>(65536 / (panel_width<Arch> * std::max<index>(dim, 1)), 16, 64) * panel_width<Arch>;
@@ -40,9 +49,10 @@ template <class Arch>
 /// Floats of scratch that `nearest` wants for `count` left rows.
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index nearest_scratch(index count, index dim) noexcept {
-    constexpr index width = panel_width<Arch>, blocks = chunk_rows<Arch> / tile_rows<Arch> * block_width<Arch>;
+    constexpr index width = panel_width<Arch>;
     index const group = std::min(nearest_group<Arch>(dim), (count + width - 1) / width * width);
-    return alignment_slack + (group + blocks) * (dim + 1) + 2 * group + partial_sums<Arch>(group, dim);
+    return alignment_slack + group * (dim + 3) + row_copies<Arch>(dim) + chunk_rows<Arch> +
+           partial_sums<Arch>(group, dim);
 }
 
 /// For each left row i of [left_begin, left_end) the right row of highest cosine. Of equals the lowest index; NaN never
@@ -60,17 +70,16 @@ template <class Arch = default_arch, bool ExcludeSelf = false, class Left, class
 [[gnu::flatten]] void nearest(index left_begin, index left_end, Left left, index right_count, Right right, index dim,
                               std::span<float> best, std::span<token> partner, std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
-    constexpr index blocks_width = chunk_rows<Arch> / tile_rows<Arch> * block_width<Arch>;
     constexpr float nothing = -std::numeric_limits<float>::infinity();
     index const group = std::min(nearest_group<Arch>(dim), (left_end - left_begin + panel_width<Arch> - 1) /
                                                                panel_width<Arch> * panel_width<Arch>);
-    float* const panels = align(scratch);                      // [group, dim]
-    float* const left_square = panels + group * dim;           // [group]
-    float* const highest = left_square + group;                // [group]
-    float* const who = highest + group;                        // [group]: their rows, indices in float's bits
-    float* const blocks = who + group;                         // [blocks_width, dim]
-    float* const right_inverse = blocks + blocks_width * dim;  // [blocks_width]
-    float* const partial = right_inverse + blocks_width;
+    float* const panels = align(scratch);             // [group, dim]
+    float* const left_square = panels + group * dim;  // [group]
+    float* const highest = left_square + group;       // [group]
+    float* const who = highest + group;               // [group]: their rows, indices in float's bits
+    float* const copies = who + group;
+    float* const right_inverse = copies + row_copies<Arch>(dim);  // [chunk_rows]
+    float* const partial = right_inverse + chunk_rows<Arch>;
 
     for (index first = left_begin; first < left_end; first += group) {
         index const count = std::min(group, left_end - first);
@@ -80,31 +89,33 @@ template <class Arch = default_arch, bool ExcludeSelf = false, class Left, class
 
         for (index chunk = 0; chunk < right_count; chunk += chunk_rows<Arch>) {
             index const rows = std::min(chunk_rows<Arch>, right_count - chunk);
-            pack_blocks<Arch, true>(chunk, rows, right, dim, blocks, right_inverse);
-            std::transform(right_inverse, right_inverse + blocks_width, right_inverse, inverse_norm);
-            multiply_all<Arch>(
-                rows, packed_rows<Arch>{blocks, dim}, count, panels, dim, partial,
-                [&](auto R, auto V, auto const& products, index block, index p) noexcept {
-                    float const* const inverse = right_inverse + block / tile_rows<Arch> * block_width<Arch>;
-                    unroll<V>([&](auto v) {
-                        index const lane = p + v * lanes<Arch>;
-                        auto top = batch::load_aligned(highest + lane);
-                        auto top_row = batch::load_aligned(who + lane);
-                        unroll<R>([&](auto r) {
-                            index const j = chunk + block + r;
-                            auto score = products[r][v] * batch(inverse[r]);
-                            if constexpr (ExcludeSelf) {
-                                auto const self = batch(static_cast<float>(j - first - lane));
-                                score = xsimd::select(lane_numbers<Arch>() == self, batch(nothing), score);
-                            }
-                            batch const row(std::bit_cast<float>(static_cast<std::int32_t>(j)));
-                            top_row = xsimd::select(score > top, row, top_row);
-                            top = max_number<Arch>(score, top);
-                        });
-                        top.store_aligned(highest + lane);
-                        top_row.store_aligned(who + lane);
-                    });
-                });
+            broadcast_rows<Arch> const right_rows(chunk, rows, right, dim, copies);
+            inverse_norms<Arch>(
+                rows, [&](index i) noexcept { return right_rows[i]; }, dim,
+                std::span(right_inverse, static_cast<std::size_t>(rows)));
+            multiply_all<Arch>(rows, right_rows, count, panels, dim, partial,
+                               [&](auto R, auto V, auto const& products, index block, index p) noexcept {
+                                   float const* const inverse = right_inverse + block;
+                                   unroll<V>([&](auto v) {
+                                       index const lane = p + v * lanes<Arch>;
+                                       auto top = batch::load_aligned(highest + lane);
+                                       auto top_row = batch::load_aligned(who + lane);
+                                       unroll<R>([&](auto r) {
+                                           index const j = chunk + block + r;
+                                           auto score = products[r][v] * batch(inverse[r]);
+                                           if constexpr (ExcludeSelf) {
+                                               auto const self = batch(static_cast<float>(j - first - lane));
+                                               score =
+                                                   xsimd::select(lane_numbers<Arch>() == self, batch(nothing), score);
+                                           }
+                                           batch const row(std::bit_cast<float>(static_cast<std::int32_t>(j)));
+                                           top_row = xsimd::select(score > top, row, top_row);
+                                           top = max_number<Arch>(score, top);
+                                       });
+                                       top.store_aligned(highest + lane);
+                                       top_row.store_aligned(who + lane);
+                                   });
+                               });
         }
         for (index lane = 0; lane < count; ++lane) {
             float const cosine = highest[lane] * inverse_norm(left_square[lane]);

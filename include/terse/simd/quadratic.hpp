@@ -15,26 +15,19 @@
 
 namespace terse::simd {
 
-/// Floats that a packed form takes: tiles of its matrix's triangle, and its linear part.
-template <class Arch = default_arch>
-[[nodiscard]] constexpr index form_size(index dim) noexcept {
-    constexpr index rows = tile_rows<Arch>, line = 16;
-    return (((dim + rows - 1) / rows * block_width<Arch> + 1) * dim + line - 1) / line * line;
-}
+/// Floats that a form takes: its matrix's triangle in a square, and its linear part, in whole cache lines.
+[[nodiscard]] constexpr index form_size(index dim) noexcept { return ((dim + 1) * dim + 15) / 16 * 16; }
 
-/// Packs the form x -> <x, M x + b> of a symmetric matrix.
-/// @param matrix  [dim, dim]; becomes its upper triangle, what is above the diagonal doubled
+/// The form x -> <x, M x + b> of a symmetric matrix.
+/// @param matrix  [dim, dim]
 /// @param linear  [dim]
-/// @param form    form_size(dim), aligned to a cache line
-template <class Arch = default_arch>
-void pack_form(float* matrix, float const* linear, index dim, float* form) noexcept {
+/// @param form    form_size(dim): the matrix's upper triangle, what is above the diagonal doubled, and `linear`
+inline void make_form(float const* matrix, float const* linear, index dim, float* form) noexcept {
     for (index i = 0; i < dim; ++i) {
-        std::fill_n(matrix + i * dim, i, 0.0F);
-        for (index j = i + 1; j < dim; ++j) matrix[i * dim + j] *= 2;
+        std::fill_n(form + i * dim, i, 0.0F);
+        for (index j = i; j < dim; ++j) form[i * dim + j] = matrix[i * dim + j] * (j == i ? 1.0F : 2.0F);
     }
-    pack_blocks<Arch>(
-        0, dim, [=](index i) noexcept -> float const* { return matrix + i * dim; }, dim, form);
-    std::copy_n(linear, dim, form + form_size<Arch>(dim) - dim);
+    std::copy_n(linear, dim, form + dim * dim);
 }
 
 /// Floats of scratch that `quadratic_forms` wants.
@@ -46,7 +39,7 @@ template <class Arch = default_arch>
 /// out[f][i - begin] = form f of row i, for rows [begin, end). What a row gets does not depend on the rows beside it.
 ///
 /// @param row      callable index -> T const*, of dim contiguous values; any layout
-/// @param forms    [count, form_size(dim)], of pack_form; aligned to a cache line
+/// @param forms    [count, form_size(dim)], of make_form
 /// @param out      rows `stride` apart
 /// @param scratch  at least quadratic_scratch(dim)
 /// @complexity     O(count * rows * dim^2 / 2); no allocation
@@ -61,8 +54,8 @@ template <class Arch = default_arch, class Row>
         pack<Arch>(first, rows, row, dim, vectors * step, panel);
         for (index next = first + width; next < std::min(first + 2 * width, end); ++next) prefetch_row(row(next), dim);
         for (index f = 0; f < count; ++f) {
-            float const* const form = forms + f * form_size<Arch>(dim);
-            float const* const linear = form + form_size<Arch>(dim) - dim;
+            float const* const form = forms + f * form_size(dim);
+            float const* const linear = form + dim * dim;
             std::array<batch, 2> total;
             total.fill(batch(0.0F));
             for (index i = 0; i < dim; i += tile_rows<Arch>) {
@@ -70,8 +63,10 @@ template <class Arch = default_arch, class Row>
                     tile<Arch, R, V> sums;
                     unroll<R>([&](auto r) { sums[r].fill(batch(linear[i + r])); });
                     float const* const from = panel + i * V * step;
-                    multiply<Arch, element::single, R, V>(packed_rows<Arch>{form, dim}.template tile<R>(i, i), from,
-                                                          dim - i, sums);
+                    std::array<float const*, R> coefficients;
+                    unroll<R>([&](auto r) { coefficients[r] = form + (i + r) * dim + i; });
+                    multiply<Arch, element::single, R, V>([&](index k, auto r) noexcept { return coefficients[r][k]; },
+                                                          from, dim - i, sums);
                     unroll<R>([&](auto r) {
                         unroll<V>([&](auto v) {
                             total[v] = fma<Arch>(sums[r][v], batch::load_aligned(from + (r * V + v) * step), total[v]);

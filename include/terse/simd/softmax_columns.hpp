@@ -95,8 +95,8 @@ template <class Arch = default_arch>
     index const chunks = (keys + chunk_rows<Arch> - 1) / chunk_rows<Arch>;
     index const kept = known ? 0 : (keys + chunks) * l.row;
     index const passing = known || merged ? chunk_rows<Arch> * l.group : 0;
-    index const copies = chunk_rows<Arch> * copied_row(dim);
-    return alignment_slack + kept + passing + (4 + dim) * l.group + copies + partial_sums<Arch>(l.group, dim);
+    return alignment_slack + kept + passing + (4 + dim) * l.group + row_copies<Arch>(dim) +
+           partial_sums<Arch>(l.group, dim);
 }
 
 /// Every query counts once.
@@ -193,7 +193,7 @@ template <class Arch = default_arch, element Element = element::single, collect 
     float* const sum = before + group;            // the sum, or the log of a known one,
     float* const sees = sum + group;              // and [group]: the keys that a lane sees
     float* const copies = sees + group;
-    float* const partial = copies + chunk_size * copied_row(dim);
+    float* const partial = copies + row_copies<Arch>(dim);
     float* const passing = partial + partial_sums<Arch>(group, dim);  // [chunk_size, group]: of a chunk alone
     float* const chunk_highest = passing + (known || merged ? chunk_size * group : 0);  // [chunks, row]
     float* const exponentials = chunk_highest + chunks * row;                           // [keys, row]
@@ -236,8 +236,7 @@ template <class Arch = default_arch, element Element = element::single, collect 
                 float* const kept = exponentials + chunk * row;
                 float* const made = known || merged ? passing : kept;  // [rows, group]
                 if (!known) std::copy_n(highest, group, before);
-                std::array<float const*, static_cast<std::size_t>(chunk_size)> key_rows;
-                lay_rows<Arch>(chunk, rows, key, dim, copies, key_rows.data());
+                broadcast_rows<Arch> const key_rows(chunk, rows, key, dim, copies);
                 auto const keep = [&](auto R, auto V, auto const& products, index block, index p) noexcept {
                     if (p == 0) {
                         index const next = chunk + chunk_size + block, end = std::min(next + R, keys);
@@ -256,8 +255,7 @@ template <class Arch = default_arch, element Element = element::single, collect 
                         top.store_aligned(highest + lane);
                     });
                 };
-                multiply_all<Arch, Element>(rows, rows_in_place<Arch>{key_rows.data()}, used, panels, dim, partial,
-                                            keep);
+                multiply_all<Arch, Element>(rows, key_rows, used, panels, dim, partial, keep);
 
                 auto const logit = [&](index r, index lane) noexcept {
                     auto const x = logits.within_cap(batch::load_aligned(made + r * group + lane));

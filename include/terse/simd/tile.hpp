@@ -15,8 +15,7 @@
 // Products of all rows of one side with all rows of another, tile by tile: the core of every kernel that compares
 // tokens. Limited by the multiply-adds, as long as loads are fewer: a tile of R rows and V vectors of lanes does R * V
 // of them with R + V loads. One side lies across lanes: the side over which nothing is reduced, so that maxima and sums
-// need no horizontal step. The other is broadcast. Both are packed, k after k: rows that are some hundred bytes apart
-// share banks and sets of the first cache, which costs a fifth of the speed, and with 4 KiB between them half.
+// need no horizontal step, and packed, k after k. The other is broadcast from where its rows lie.
 
 namespace terse::simd {
 
@@ -28,10 +27,6 @@ inline constexpr int tile_rows =
 /// Rows of the lane side in a panel: two vectors.
 template <class Arch>
 inline constexpr index panel_width = 2 * lanes<Arch>;
-
-/// Floats from one k to the next in a block, the packed rows of the broadcast side of one tile.
-template <class Arch>
-inline constexpr index block_width = (tile_rows<Arch> + lanes<Arch> - 1) / lanes<Arch>* lanes<Arch>;
 
 /// Rows of the broadcast side that are walked while one panel is hot.
 template <class Arch>
@@ -152,73 +147,61 @@ template <class Arch, bool Squares = false, class Row>
     }
 }
 
-/// Packs `count` rows of the broadcast side into blocks [blocks][dim][block_width].
-/// With Squares, the squared norm of row i goes to squares[i / tile_rows * block_width + i % tile_rows].
-template <class Arch, bool Squares = false, class Row>
-void pack_blocks(index first, index count, Row row, index dim, float* blocks, float* squares = nullptr) noexcept {
-    constexpr index rows = tile_rows<Arch>, width = block_width<Arch>;
-    for (index block = 0; block < count; block += rows, blocks += width * dim, squares += Squares ? width : 0)
-        pack<Arch, Squares>(first + block, std::min(rows, count - block), row, dim, width, blocks, squares);
-}
-
-/// What a tile's packed elements are: one float, or two bfloat16 side by side, packed as if they were floats.
+/// What a tile's elements are: one float, or two bfloat16 side by side, which move as if they were one.
 enum class element : unsigned char { single, pair };
 
-/// A broadcast side packed by `pack_blocks`.
+/// Floats from one copy of a row to the next: rows lie a cache line off each other's sets.
+[[nodiscard]] constexpr index copied_row(index dim) noexcept { return (dim + 15) / 16 * 16 + 16; }
+
+/// Floats that `broadcast_rows` wants for copies.
 template <class Arch>
-struct packed_rows {
-    float const* blocks;
-    index dim;
+[[nodiscard]] constexpr index row_copies(index dim) noexcept {
+    return chunk_rows<Arch> * copied_row(dim);
+}
 
-    /// Element `at` of row `row + r` from element k on.
-    template <int R>
-    [[nodiscard]] auto tile(index row, index k) const noexcept {
-        float const* const block = blocks + (row / tile_rows<Arch> * dim + k) * block_width<Arch>;
-        return [block](index at, index r) noexcept { return block[at * block_width<Arch> + r]; };
+/// A broadcast side of rows of floats: where they lie, if a tile can read them there as fast as packed, else copied.
+template <class Arch>
+class broadcast_rows {
+  public:
+    /// Rows [first, first + count), at most chunk_rows.
+    /// @param row     callable index -> T const*, of dim contiguous values; any layout
+    /// @param copies  row_copies(dim), aligned to a register
+    template <class Row>
+    broadcast_rows(index first, index count, Row row, index dim, float* copies) noexcept {
+        auto const size = static_cast<std::size_t>(count);
+        if constexpr (std::convertible_to<decltype(row(first)), float const*>) {
+            // A wide tile has more rows than a set of the first cache has lines: rows must not be whole pages apart.
+            auto const page = [&](index i) noexcept { return reinterpret_cast<std::uintptr_t>(row(first + i)) % 4096; };
+            if (tile_rows<Arch> <= 8 || count < 2 || page(0) != page(1)) {
+                for (std::size_t i = 0; i < size; ++i) rows_[i] = row(first + static_cast<index>(i));
+                return;
+            }
+        }
+        for (std::size_t i = 0; i < size; ++i, copies += copied_row(dim)) {
+            auto const from = row(first + static_cast<index>(i));
+            if constexpr (is_quantised_row<decltype(row(first))>) {
+                dequantise_row<Arch>(from, dim, copies);
+            } else {
+                auto const values = static_cast<std::size_t>(dim);
+                convert<Arch>(std::span(from, values), std::span(copies, values));
+            }
+            rows_[i] = copies;
+        }
     }
-};
 
-/// A broadcast side of rows of floats where they lie: as fast as packed ones, and nothing to pack, as long as a tile's
-/// rows do not share a set of the first cache. See `lay_rows`.
-template <class Arch>  // as every name here: each instruction set compiles its own
-struct rows_in_place {
-    float const* const* rows;
+    [[nodiscard]] float const* operator[](index i) const noexcept { return rows_[static_cast<std::size_t>(i)]; }
 
     /// Element `at` of row `row + r` from element k on.
     template <int R>
     [[nodiscard]] auto tile(index row, index k) const noexcept {
         std::array<float const*, R> from;
-        unroll<R>([&](auto r) { from[r] = rows[row + r] + k; });
+        unroll<R>([&](auto r) { from[r] = (*this)[row + r] + k; });
         return [from](index at, auto r) noexcept { return from[r][at]; };
     }
+
+  private:
+    std::array<float const*, static_cast<std::size_t>(chunk_rows<Arch>)> rows_;
 };
-
-/// Floats from one copy of a row to the next: rows lie a cache line off each other's sets.
-[[nodiscard]] constexpr index copied_row(index dim) noexcept { return (dim + 15) / 16 * 16 + 16; }
-
-/// Rows [first, first + count) as floats: where they lie, if they are floats that a tile can read there, else copied.
-/// @param copies  [count, copied_row(dim)], aligned to a register
-/// @param rows    [count], written
-template <class Arch, class Row>
-void lay_rows(index first, index count, Row row, index dim, float* copies, float const** rows) noexcept {
-    if constexpr (std::same_as<decltype(row(first)), float const*>) {
-        // A wide tile has more rows than a set has lines: none may be whole pages from the next.
-        auto const page = [&](index i) noexcept { return reinterpret_cast<std::uintptr_t>(row(first + i)) % 4096; };
-        if (tile_rows<Arch> <= 8 || count < 2 || page(0) != page(1)) {
-            for (index i = 0; i < count; ++i) rows[i] = row(first + i);
-            return;
-        }
-    }
-    for (index i = 0; i < count; ++i, copies += copied_row(dim)) {
-        if constexpr (is_quantised_row<decltype(row(first))>) {
-            dequantise_row<Arch>(row(first + i), dim, copies);
-        } else {
-            auto const size = static_cast<std::size_t>(dim);
-            convert<Arch>(std::span(row(first + i), size), std::span(copies, size));
-        }
-        rows[i] = copies;
-    }
-}
 
 /// Adds the products of R rows with a panel of V vectors, over `depth` elements.
 /// @param row  callable (k, r) -> element k of row r
@@ -274,12 +257,11 @@ template <class Arch>
 
 /// The products of `count` rows, at most chunk_rows, with the rows of packed panels: calls
 /// use(R, V, products, row, lane) for each tile: its size as constants, its sums, its first row and first lane.
-/// @param rows     packed_rows or rows_in_place
 /// @param dim      elements of a row
 /// @param partial  at least partial_sums(lane_count, dim), aligned to a register
-template <class Arch, element Element = element::single, class Rows, class Use>
-void multiply_all(index count, Rows rows, index lane_count, float const* panels, index dim, float* partial,
-                  Use const& use) noexcept {
+template <class Arch, element Element = element::single, class Use>
+void multiply_all(index count, broadcast_rows<Arch> const& rows, index lane_count, float const* panels, index dim,
+                  float* partial, Use const& use) noexcept {
     constexpr index width = panel_width<Arch>, step = lanes<Arch>;
     index k = 0;
     do {

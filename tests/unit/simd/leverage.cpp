@@ -37,11 +37,10 @@ TEMPLATE_TEST_CASE("projected rows stand across lanes, zeros beyond", "[simd][le
             for (index const count : {index{1}, width - 1, width}) {
                 CAPTURE(dim, columns, count);
                 samples::rows<float> const x(count, dim, 1, 2), sketch(columns, dim, 2);
-                aligned packed(simd::sketch_size<TestType>(dim, columns)), out(columns * width + 1);
+                aligned out(columns * width + 1);
                 out.data[columns * width] = 42;
                 std::vector<float> scratch(static_cast<std::size_t>(simd::project_scratch<TestType>(dim)));
-                simd::pack_columns<TestType>(sketch.view(), dim, columns, packed.data);
-                simd::project<TestType>(x.view(), count, dim, packed.data, columns, out.data, scratch);
+                simd::project<TestType>(x.view(), count, dim, sketch.data.data(), columns, out.data, scratch);
                 CHECK(out.data[columns * width] == 42);
                 bool close = true;
                 for (index c = 0; c < columns; ++c)

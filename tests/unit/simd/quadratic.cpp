@@ -11,13 +11,12 @@
 namespace terse::test {
 namespace {
 
-/// A symmetric matrix, its linear part, and both packed, on a cache line.
+/// Symmetric matrices, their linear parts, and the forms of both.
 template <class Arch>
 struct forms {
-    index dim, count, size = simd::form_size<Arch>(dim);
+    index dim, count, size = simd::form_size(dim);
     std::vector<std::vector<float>> matrices, linear;
-    std::vector<float> memory = std::vector<float>(static_cast<std::size_t>(count * size + 16), not_a_number);
-    float* packed = simd::align(memory);
+    std::vector<float> made = std::vector<float>(static_cast<std::size_t>(count * size), not_a_number);
 
     forms(index channels, index how_many) : dim(channels), count(how_many) {
         for (index f = 0; f < count; ++f) {
@@ -27,7 +26,7 @@ struct forms {
                     m[static_cast<std::size_t>(i * dim + j)] = m[static_cast<std::size_t>(j * dim + i)];
             matrices.push_back(m);
             linear.push_back(uniform(dim, static_cast<unsigned>(50 + f)));
-            simd::pack_form<Arch>(m.data(), linear.back().data(), dim, packed + f * size);
+            simd::make_form(m.data(), linear.back().data(), dim, made.data() + f * size);
         }
     }
 };
@@ -46,7 +45,7 @@ TEMPLATE_LIST_TEST_CASE("quadratic forms agree with plain loops", "[simd][quadra
             std::vector<float> scratch(static_cast<std::size_t>(simd::quadratic_scratch<Arch>(dim)), not_a_number);
             index const stride = count + 2;
             std::vector<float> out(static_cast<std::size_t>(3 * stride), 77.0F), expected(out);
-            simd::quadratic_forms<Arch>(0, count, x.view(), dim, 3, f.packed, out.data(), stride, scratch);
+            simd::quadratic_forms<Arch>(0, count, x.view(), dim, 3, f.made.data(), out.data(), stride, scratch);
             for (std::size_t k = 0; k < 3; ++k)
                 simd::scalar::quadratic_form(count, x.view(), dim, f.matrices[k].data(), f.linear[k].data(),
                                              expected.data() + static_cast<index>(k) * stride);
@@ -58,7 +57,7 @@ TEMPLATE_LIST_TEST_CASE("quadratic forms agree with plain loops", "[simd][quadra
             // Of any rows the same bits, whatever stands beside them.
             if (count < 2) continue;
             std::vector<float> part(static_cast<std::size_t>(3 * stride), 77.0F);
-            simd::quadratic_forms<Arch>(1, count, x.view(), dim, 3, f.packed, part.data(), stride, scratch);
+            simd::quadratic_forms<Arch>(1, count, x.view(), dim, 3, f.made.data(), part.data(), stride, scratch);
             for (index k = 0; k < 3; ++k)
                 CHECK(std::memcmp(part.data() + k * stride, out.data() + k * stride + 1,
                                   sizeof(float) * static_cast<std::size_t>(count - 1)) == 0);
@@ -67,14 +66,13 @@ TEMPLATE_LIST_TEST_CASE("quadratic forms agree with plain loops", "[simd][quadra
 }
 
 TEMPLATE_TEST_CASE("a quadratic form by hand", "[simd][quadratic]", samples::best, samples::base) {
-    std::vector<float> m = {2, 3, 3, 5}, memory(static_cast<std::size_t>(simd::form_size<TestType>(2)) + 16);
-    std::vector<float> const b = {7, 11}, x = {1, 2};
-    float* const form = simd::align(memory);
-    simd::pack_form<TestType>(m.data(), b.data(), 2, form);
+    std::vector<float> form(static_cast<std::size_t>(simd::form_size(2)));
+    std::vector<float> const m = {2, 3, 3, 5}, b = {7, 11}, x = {1, 2};
+    simd::make_form(m.data(), b.data(), 2, form.data());
     std::vector<float> scratch(static_cast<std::size_t>(simd::quadratic_scratch<TestType>(2)));
     float out = 0;
     simd::quadratic_forms<TestType>(
-        0, 1, [&](index) { return x.data(); }, 2, 1, form, &out, 1, scratch);
+        0, 1, [&](index) { return x.data(); }, 2, 1, form.data(), &out, 1, scratch);
     CHECK(out == 2 + 2 * 2 * 3 + 4 * 5 + 7 + 22);
 }
 

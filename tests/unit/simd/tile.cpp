@@ -23,15 +23,13 @@ TEMPLATE_LIST_TEST_CASE("a tile's rows are floats, wherever they lie", "[simd][t
                     float x[16];
                 };
                 std::vector<line> memory(static_cast<std::size_t>(count * stride / 16 + 1), line{{-2}});
-                std::vector<float const*> rows(static_cast<std::size_t>(count));
-                simd::lay_rows<Arch>(2, count, x.view(), dim, memory.front().x, rows.data());
+                simd::broadcast_rows<Arch> const rows(2, count, x.view(), dim, memory.front().x);
                 for (index r = 0; r < count; ++r)
-                    for (index i = 0; i < dim; ++i)
-                        REQUIRE(rows[static_cast<std::size_t>(r)][i] == static_cast<float>(x(2 + r)[i]));
+                    for (index i = 0; i < dim; ++i) REQUIRE(rows[r][i] == static_cast<float>(x(2 + r)[i]));
                 CHECK(memory.back().x[0] == -2);
                 bool const lie = std::is_same_v<T, float> &&
                                  (simd::tile_rows<Arch> <= 8 || count == 1 || (dim + padding) % page != 0);
-                if constexpr (std::is_same_v<T, float>) CHECK((rows.front() == x(2)) == lie);
+                if constexpr (std::is_same_v<T, float>) CHECK((rows[0] == x(2)) == lie);
             }
         }
     }
