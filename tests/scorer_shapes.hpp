@@ -26,8 +26,8 @@ struct scorer_shape {
 inline constexpr std::array<index, 16> token_counts = {1,  2,   3,   7,   8,   9,   31,  64,
                                                        65, 127, 129, 255, 300, 511, 777, 1000};
 
-/// Every number of tokens with windows of 1, 2, an odd number, half of the tokens and all, and each of both with a query
-/// head a kv head, with four and with all on one. Few shapes are large in tokens and window.
+/// Every number of tokens with windows of 1, 2, an odd number, half of the tokens and all, and each of both with a
+/// query head a kv head, with four and with all on one. Few shapes are large in tokens and window.
 [[nodiscard]] inline std::vector<scorer_shape> scorer_shapes() {
     struct grouping {
         index heads, kv_heads;

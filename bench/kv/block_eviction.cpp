@@ -1,4 +1,5 @@
-// Block-wise eviction: a prompt, a step of decoding, the blocks that KVCrush rescues, and how blocks differ from each other.
+// Block-wise eviction: a prompt, a step of decoding, the blocks that KVCrush rescues, and how blocks differ from each
+// other.
 #include <algorithm>
 #include <cstdint>
 #include <memory>

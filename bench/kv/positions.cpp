@@ -1,5 +1,5 @@
-// Methods that go by position or by the tokens' types alone: making their plans, against the same with the standard library. They read no keys;
-// how little they take beside one pass over them is what their rows say.
+// Methods that go by position or by the tokens' types alone: making their plans, against the same with the standard
+// library. They read no keys; how little they take beside one pass over them is what their rows say.
 #include <algorithm>
 #include <array>
 #include <numeric>

@@ -1,4 +1,5 @@
-// Average pooling of pictures, planned and applied as the first call on a new shape does, against means of rows in Eigen.
+// Average pooling of pictures, planned and applied as the first call on a new shape does, against means of rows in
+// Eigen.
 #include <memory>
 
 #include <Eigen/Core>

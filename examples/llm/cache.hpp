@@ -15,8 +15,8 @@ using terse::token;
 using matrix = terse::row_major<float>;
 
 /// The keys and values of every layer, [kv_heads, capacity, head_dim] each, and how many tokens each head still holds:
-/// a policy may leave heads with different numbers. Keys are cached rotated, at their original positions. A row may stand
-/// for several tokens, and keys may lose channels.
+/// a policy may leave heads with different numbers. Keys are cached rotated, at their original positions. A row may
+/// stand for several tokens, and keys may lose channels.
 class cache {
   public:
     cache(index layers, index kv_heads, index head_dim, index capacity);
@@ -61,8 +61,8 @@ class cache {
     /// Only the first `tokens` rows of a head remain.
     void keep(index layer, index head, index tokens) { at(layer).held[static_cast<std::size_t>(head)] = tokens; }
 
-    /// Every head's rows become those of its plan: some of them, or their weighted sums, which draw the attention of all
-    /// that they replace. Throws terse::bad_result when the plans do not fit the layer.
+    /// Every head's rows become those of its plan: some of them, or their weighted sums, which draw the attention of
+    /// all that they replace. Throws terse::bad_result when the plans do not fit the layer.
     void keep(index layer, terse::plans rows);
 
     /// Keys keep the channels of their head's plan, those to come as well; all heads keep the same number.

@@ -14,15 +14,15 @@ namespace terse::budget {
 
 /// As many tokens as carry a share of all that is there: a budget by data, not by shapes.
 ///
-/// Source: the token ratio of He et al., "ZipVL: Efficient Large Vision-Language Models with Dynamic Token Sparsification",
-/// arXiv:2410.08584.
+/// Source: the token ratio of He et al., "ZipVL: Efficient Large Vision-Language Models with Dynamic Token
+/// Sparsification", arXiv:2410.08584.
 struct mass {
     double share = 0.975;     ///< in (0, 1]; 1 keeps every token that has some
     index least = 1;          ///< at least so many
     index most = max_tokens;  ///< and at most
 
-    /// The fewest tokens whose highest scores add up to the share of the sum of all. Scores that are negative or NaN add
-    /// nothing.
+    /// The fewest tokens whose highest scores add up to the share of the sum of all. Scores that are negative or NaN
+    /// add nothing.
     ///
     /// @param memory  scratch, given back
     /// @return        at most scores.size(); errc::bad_budget for a share outside of (0, 1], or unless

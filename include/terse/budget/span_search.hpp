@@ -72,9 +72,9 @@ struct span_choice {
 ///
 /// Source: the plan search of `kv::moa`, arXiv:2406.14909. Differs: it solves a mixed-integer program; here the density
 /// has a price, found by bisection, at which every head (every layer, over pairs of candidates) takes what costs it
-/// least, and what the bound leaves is filled by the exchanges of one head's candidate that gain most for it: no farther
-/// from the best than about what one head's choice is worth. Several lengths are weighed against each other on a grid,
-/// where the source bounds all but one of their losses on a grid.
+/// least, and what the bound leaves is filled by the exchanges of one head's candidate that gain most for it: no
+/// farther from the best than about what one head's choice is worth. Several lengths are weighed against each other on
+/// a grid, where the source bounds all but one of their losses on a grid.
 struct span_search {
     double density = 0.5;     ///< the most, at every length, in (0, 1]
     double least = 0.9;       ///< of `density`: what every length should reach
@@ -82,9 +82,9 @@ struct span_search {
     index grid = 5;           ///< points of each length's weight, at least 2
 
     /// @return      the choices that no other beats at every length, by loss at the first length; none twice. A choice
-    ///              stays below `least` where no exchange leads there. errc::bad_setting for a setting outside its range
-    ///              or a loss or a span that is not finite; errc::bad_shape when the profile's sizes do not fit or there
-    ///              are more than four lengths; errc::bad_budget when the sparsest candidate is too dense;
+    ///              stays below `least` where no exchange leads there. errc::bad_setting for a setting outside its
+    ///              range or a loss or a span that is not finite; errc::bad_shape when the profile's sizes do not fit
+    ///              or there are more than four lengths; errc::bad_budget when the sparsest candidate is too dense;
     ///              errc::out_of_memory
     /// @complexity  O(choices * log * heads * candidates^2), choices = the compositions of grid - 1 over the lengths
     [[nodiscard]] result<std::span<span_choice const>> operator()(span_profile const& p, arena& memory) const noexcept {

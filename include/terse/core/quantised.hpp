@@ -34,11 +34,12 @@ inline constexpr bool is_quantised_row = false;
 template <class Scale>
 inline constexpr bool is_quantised_row<quantised_row<Scale>> = true;
 
-/// A cache in 8 bit: a cache of codes and one of scales, each in a layout of its own. Owns nothing. Made by `quantised`.
+/// A cache in 8 bit: a cache of codes and one of scales, each in a layout of its own. Owns nothing. Made by
+/// `quantised`.
 ///
 /// Scales belong to a token and a group of its channels, as `simd::quantise_int8` makes them (groups of 32 channels, a
-/// multiple, or all), or to one channel each (group = 1). With `granularity` above 1 that many neighbouring tokens share
-/// them, as per-channel codes of keys do: such tokens move together or not at all.
+/// multiple, or all), or to one channel each (group = 1). With `granularity` above 1 that many neighbouring tokens
+/// share them, as per-channel codes of keys do: such tokens move together or not at all.
 template <class Codes, class Scales>
 struct quantised_span {
     Codes codes{};          ///< std::int8_t [heads, tokens, dim]
@@ -57,8 +58,8 @@ struct quantised_span {
     [[nodiscard]] constexpr index length(index h) const noexcept { return length_of(codes, h); }
     [[nodiscard]] constexpr bool has_data() const noexcept { return terse::has_data(codes) && terse::has_data(scales); }
 
-    /// @return errc::bad_setting when no scales stand for `group` or `granularity`; errc::bad_shape when codes and scales
-    ///         do not fit
+    /// @return errc::bad_setting when no scales stand for `group` or `granularity`; errc::bad_shape when codes and
+    ///         scales do not fit
     [[nodiscard]] constexpr errc check() const noexcept {
         bool const whole = group == dim || (group > 0 && (group == 1 || group % 32 == 0) && dim % group == 0);
         if ((dim > 0 && !whole) || granularity < 1) return errc::bad_setting;

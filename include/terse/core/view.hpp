@@ -102,8 +102,8 @@ struct paged_span {
 template <class T>
 using paged_view = paged_span<T const>;
 
-/// [heads, tokens, dim] where every head holds its own number of rows: one store of rows, in it a stretch for each head,
-/// and at a stretch's end room that is not in use. Owns nothing. Made by `ragged`.
+/// [heads, tokens, dim] where every head holds its own number of rows: one store of rows, in it a stretch for each
+/// head, and at a stretch's end room that is not in use. Owns nothing. Made by `ragged`.
 template <class T>
 struct ragged_span {
     T* data = nullptr;
@@ -168,8 +168,8 @@ struct transposed_span {
 template <class T>
 using transposed_view = transposed_span<T const>;
 
-/// What a scorer reads keys from: [heads, tokens, dim] with contiguous rows, wherever they stand. A row is a pointer, or
-/// what stands for one: `quantised_row`.
+/// What a scorer reads keys from: [heads, tokens, dim] with contiguous rows, wherever they stand. A row is a pointer,
+/// or what stands for one: `quantised_row`.
 template <class C>
 concept cache_rows = requires(C const& cache, index i) {
     { cache.heads } -> std::convertible_to<index>;

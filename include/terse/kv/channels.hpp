@@ -39,9 +39,9 @@ template <class T>
 /// Copies the kept channels of every row: of keys into a thinner cache, or of the queries that will meet it.
 ///
 /// @param in        [heads, tokens, dim]
-/// @param out       [heads, tokens, kept], kept at least the largest count of a head; channels past a head's count become
-///                  zero, so that heads of different counts share a shape. May start where `in` does, row by row: then
-///                  the rows lose their channels in place
+/// @param out       [heads, tokens, kept], kept at least the largest count of a head; channels past a head's count
+///                  become zero, so that heads of different counts share a shape. May start where `in` does, row by
+///                  row: then the rows lose their channels in place
 /// @param kv_heads  how many kv heads the plans are for; query heads are grouped over them
 /// @return          errc::aliased when `out` overlaps `in` in another way
 /// @complexity      O(heads * tokens * kept)

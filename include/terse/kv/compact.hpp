@@ -19,9 +19,9 @@ namespace terse::kv {
 // The plans of an eviction move whatever a cache holds for its tokens, in place: keys, values, codes, scales,
 // positions. Row i of a head becomes its row sources[i]; rows from the head's kept count on keep what they held and are
 // free. Every call needs selections with ascending sources, checks all before it writes, and returns errc::bad_shape
-// when heads or tokens differ from the plans' and errc::bad_plan when a plan is something else. A plan is for the tokens
-// of the cache or, where heads hold different numbers, for those of its head. Heads are cut over `run`'s workers; the
-// result does not depend on the cut. No call allocates.
+// when heads or tokens differ from the plans' and errc::bad_plan when a plan is something else. A plan is for the
+// tokens of the cache or, where heads hold different numbers, for those of its head. Heads are cut over `run`'s
+// workers; the result does not depend on the cut. No call allocates.
 
 /// Whether `p` can move a cache of `heads` times `tokens` rows in place.
 /// @complexity O(kept)
@@ -60,7 +60,8 @@ template <class Cache>
     return errc::ok;
 }
 
-/// Whether `p` can move any cache in place. Of one whose heads hold different numbers of rows, no head may keep what it does not hold.
+/// Whether `p` can move any cache in place. Of one whose heads hold different numbers of rows, no head may keep what it
+/// does not hold.
 /// @complexity O(heads + kept)
 template <class Cache>
 [[nodiscard]] errc check_compaction(plans p, Cache const& cache) noexcept {
@@ -272,8 +273,8 @@ template <class T, executor Run = serial>
     return rows;
 }
 
-/// Copies the kept rows out of a cache into a ragged one with room of its own: how heads grow, and how a head-major cache
-/// becomes ragged. Sources in any order.
+/// Copies the kept rows out of a cache into a ragged one with room of its own: how heads grow, and how a head-major
+/// cache becomes ragged. Sources in any order.
 ///
 /// @param in   head-major, token-major, padded, ragged or paged
 /// @param out  laid out as `place_heads` says; rows past a head's count stay

@@ -35,8 +35,8 @@ namespace terse::kv {
     return used;
 }
 
-/// Keeps what the last queries of the prompt attend to in a few heads of a layer, those that fetch answers from the text,
-/// with its neighbours, and those last tokens: the same slots for all heads.
+/// Keeps what the last queries of the prompt attend to in a few heads of a layer, those that fetch answers from the
+/// text, with its neighbours, and those last tokens: the same slots for all heads.
 ///
 /// Source: Lin et al., "CompressKV: Semantic Retrieval Heads Know What Tokens are Not Important Before Generation",
 /// arXiv:2508.02401. As the authors' code, but that slots stand in their order. `score::answer_mass` and `best_heads`

@@ -10,9 +10,9 @@ namespace terse::kv {
 /// CUR decomposition picks rows.
 ///
 /// Source: Sengupta et al., "Value-Guided KV Compression for LLMs via Approximated CUR Decomposition",
-/// arXiv:2509.15038, in the form of NVIDIA's kvpress: squared norms for leverage scores, each over the sum of its block.
-/// Its random projection ahead of the norms (off by default there) is left out; its sinks are given the score 1, here
-/// they are kept whatever their score.
+/// arXiv:2509.15038, in the form of NVIDIA's kvpress: squared norms for leverage scores, each over the sum of its
+/// block. Its random projection ahead of the norms (off by default there) is left out; its sinks are given the score 1,
+/// here they are kept whatever their score.
 struct cur {
     index keep = 0;    ///< slots to keep for each kv head, protected ones included
     index sinks = 4;   ///< first slots, always kept

@@ -17,9 +17,9 @@ namespace terse::kv {
 /// queries point at, and the recent frames; then moves what is old next to what is recent in time.
 ///
 /// Source: Yi et al., "Deep Forcing: Training-Free Long Video Generation with Deep Sink and Participative Compression",
-/// arXiv:2512.05081; reconstructed from the paper. Called once the cache is full, at the first denoising step of a chunk,
-/// with the clean queries of the recent frames and the noisy ones of the chunk: their products with the keys, neither
-/// scaled nor put through a softmax, are added up over queries and heads.
+/// arXiv:2512.05081; reconstructed from the paper. Called once the cache is full, at the first denoising step of a
+/// chunk, with the clean queries of the recent frames and the noisy ones of the chunk: their products with the keys,
+/// neither scaled nor put through a softmax, are added up over queries and heads.
 ///
 /// Afterwards `compact` the cache with the plan, and turn the axis of time of the kept keys from the `pick`ed times to
 /// the `realign`ed ones: `rotate(keys, from, to, {.inverse_frequency = ..., .axis = time})`. The realigned times are
@@ -44,8 +44,8 @@ struct deep_forcing {
         return errc::ok;
     }
 
-    /// @param l     reads keys [kv_heads, tokens, dim] and queries [heads, window, dim], no more than there are tokens; a
-    ///              frame's tokens stand together
+    /// @param l     reads keys [kv_heads, tokens, dim] and queries [heads, window, dim], no more than there are tokens;
+    ///              a frame's tokens stand together
     /// @return      one selection that all heads share; errc::bad_shape where heads hold different numbers of slots;
     ///              errors of `check` and `score::logits`; errc::out_of_memory
     /// @complexity  O(kv_heads * tokens * dim)

@@ -21,8 +21,8 @@ struct ems {
     [[nodiscard]] constexpr score::global_local scorer() const noexcept { return {window, sum, group}; }
     [[nodiscard]] constexpr index count(index tokens) const noexcept { return keep < tokens ? keep : tokens; }
 
-    /// @param l   reads keys and all queries [heads, tokens, dim], or their attention. With fewer queries only those make
-    ///            the global score: cheaper, and with `window` queries the local score alone decides.
+    /// @param l   reads keys and all queries [heads, tokens, dim], or their attention. With fewer queries only those
+    ///            make the global score: cheaper, and with `window` queries the local score alone decides.
     /// @return    a selection for each kv head; errc::bad_setting for a window below one; errors as `evict`'s and
     ///            `score::attention`'s
     /// @complexity O(heads * queries * tokens * dim)

@@ -16,8 +16,8 @@ namespace terse::kv {
 /// Counts forget by a decay. A window of the last queries that is exact needs those queries: `scissorhands` counts them
 /// anew from a layer.
 ///
-/// A value over the engine's memory: to fork or save it, copy `values` and `visible` along with it. Evict with the plans
-/// that it leads to, and `compact` it with the same plans.
+/// A value over the engine's memory: to fork or save it, copy `values` and `visible` along with it. Evict with the
+/// plans that it leads to, and `compact` it with the same plans.
 struct hit_counts {
     std::span<float> values{};   ///< [kv_heads, capacity], the engine's memory
     std::span<float> visible{};  ///< the same size: how many queries saw a slot; empty: not counted

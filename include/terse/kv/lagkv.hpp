@@ -12,10 +12,10 @@ namespace terse::kv {
 /// the last whole partition and what follows it.
 ///
 /// Source: Liang et al., "LagKV: Lag-Relative Information of the KV Cache Tells Which Tokens Are Important",
-/// arXiv:2504.04704, in the form of NVIDIA's kvpress, whose defaults these are. Differs: channels that are constant over
-/// a partition are left out, where the published code divides by zero; a budget below the slots that are always kept
-/// keeps the sinks and the last of them. A prompt shorter than the sinks and two partitions keeps its sinks and its last
-/// slots, as kvpress; the paper keeps all of it: do not call the policy then.
+/// arXiv:2504.04704, in the form of NVIDIA's kvpress, whose defaults these are. Differs: channels that are constant
+/// over a partition are left out, where the published code divides by zero; a budget below the slots that are always
+/// kept keeps the sinks and the last of them. A prompt shorter than the sinks and two partitions keeps its sinks and
+/// its last slots, as kvpress; the paper keeps all of it: do not call the policy then.
 struct lagkv {
     index keep = 0;              ///< slots to keep for each kv head, protected ones included
     index sinks = 4;             ///< first slots, always kept (the authors' code: 16)

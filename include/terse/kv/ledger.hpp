@@ -196,8 +196,8 @@ class ledger {
         return l;
     }
 
-    /// Asks the policy what stays, if it is time to. Changes nothing that the engine sees: apply the plans to the cache,
-    /// then `commit`.
+    /// Asks the policy what stays, if it is time to. Changes nothing that the engine sees: apply the plans to the
+    /// cache, then `commit`.
     ///
     /// @param policy  called with the completed layer: any policy of this family that returns selections
     /// @param l       keys, and what else the policy reads; what must stay (`guarded`)

@@ -18,8 +18,8 @@ namespace terse::kv {
 /// the caches below. Never after the last layer.
 ///
 /// Source: Jin et al., "PromptDistill: Query-based Selective Token Retention in Intermediate Layers for Efficient Large
-/// Language Model Inference", arXiv:2503.23274. As published; the published pooling counts tokens from the prompt's last
-/// one on as logits of 0, which raises the border where logits are negative: `average_inside` does not.
+/// Language Model Inference", arXiv:2503.23274. As published; the published pooling counts tokens from the prompt's
+/// last one on as logits of 0, which raises the border where logits are negative: `average_inside` does not.
 struct prompt_distill {
     index keep = 1025;  ///< tokens to keep, recent ones included (the authors' README: 1024 beside them; code: 100)
     index recent = 1;   ///< tokens from the prompt's last one on, always kept
@@ -43,16 +43,16 @@ struct prompt_distill {
     }
 };
 
-/// What each layer's cache keeps of a prompt after stages of `prompt_distill`: below a stage that truncates, what it and
-/// all later ones of these let through; elsewhere everything.
+/// What each layer's cache keeps of a prompt after stages of `prompt_distill`: below a stage that truncates, what it
+/// and all later ones of these let through; elsewhere everything.
 ///
 /// @param stages     each on the tokens that the one before kept
 /// @param after      [stages], ascending: the layer after which each stage ran, never the last
 /// @param truncated  the first stages, which truncate the caches below them; -1: all (the authors' README: 1, code: 0)
-/// @return           for each layer a selection of the slots that its cache has after the prompt. errc::bad_setting when
-///                   `after` does not ascend within [0, layers - 1) or `truncated` is no number of stages;
-///                   errc::bad_shape when there are no stages, or `after` or a stage's tokens do not fit; errc::bad_plan
-///                   when a stage is not a selection; errc::out_of_memory
+/// @return           for each layer a selection of the slots that its cache has after the prompt. errc::bad_setting
+///                   when `after` does not ascend within [0, layers - 1) or `truncated` is no number of stages;
+///                   errc::bad_shape when there are no stages, or `after` or a stage's tokens do not fit;
+///                   errc::bad_plan when a stage is not a selection; errc::out_of_memory
 /// @complexity       O(layers + stages * tokens)
 [[nodiscard]] inline result<plans> truncate_caches(std::span<plan const> stages, std::span<index const> after,
                                                    index layers, index truncated, arena& memory) noexcept {

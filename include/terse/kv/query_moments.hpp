@@ -90,8 +90,8 @@ struct query_moments {
     }
 
     /// Adds what another state has seen: of another sequence, of another rank, or of a copy.
-    /// @return      errc::bad_shape when heads or dim differ, or one keeps covariances and the other none; errc::aliased
-    ///              when they share memory
+    /// @return      errc::bad_shape when heads or dim differ, or one keeps covariances and the other none;
+    ///              errc::aliased when they share memory
     /// @complexity  O(heads * dim^2)
     errc merge(query_moments const& other) noexcept {
         if (!holds() || !other.holds() || other.heads != heads || other.dim != dim ||

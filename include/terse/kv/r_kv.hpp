@@ -8,8 +8,8 @@
 
 namespace terse::kv {
 
-/// Keeps what the last queries attend to and other keys do not repeat, and those last tokens: called every so many steps
-/// of a long generation, in the authors' code whenever 128 tokens were added.
+/// Keeps what the last queries attend to and other keys do not repeat, and those last tokens: called every so many
+/// steps of a long generation, in the authors' code whenever 128 tokens were added.
 ///
 /// Source: Cai et al., "R-KV: Redundancy-aware KV Cache Compression for Training-Free Reasoning Models Acceleration",
 /// arXiv:2505.24133. Which of the keys that are like it does not count against a key: the last (the code's "last"), the

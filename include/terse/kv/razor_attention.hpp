@@ -29,8 +29,8 @@ struct retrieval_heads {
     double echo = 0.01;       ///< share of all heads, in [0, 1]
 
     /// @param s  [layers * kv_heads] each: the layers' `score::repetition`, one after the other
-    /// @return   [layers * kv_heads]: 1 for local heads, 0 for retrieval heads. errc::bad_setting when a share is not in
-    ///           range, errc::bad_shape when sizes differ, errc::out_of_memory
+    /// @return   [layers * kv_heads]: 1 for local heads, 0 for retrieval heads. errc::bad_setting when a share is not
+    ///           in range, errc::bad_shape when sizes differ, errc::out_of_memory
     /// @complexity O(heads)
     [[nodiscard]] result<std::span<unsigned char const>> operator()(score::repetition_scores s,
                                                                     arena& memory) const noexcept {
@@ -101,8 +101,8 @@ struct razor_attention {
     ///               that means are of tokens; no data: one each
     /// @return       a plan for each kv head, of differing counts: selections, or sums with weights, by `apply`.
     ///               errc::bad_budget for a negative count or sinks + recent = 0; errc::bad_setting for a compression
-    ///               below one or sizes that do not add up to a positive number; errc::bad_shape when `local` or `sizes`
-    ///               does not fit; errc::out_of_memory
+    ///               below one or sizes that do not add up to a positive number; errc::bad_shape when `local` or
+    ///               `sizes` does not fit; errc::out_of_memory
     /// @complexity   O(kv_heads * tokens); without sizes O(tokens) where heads hold the same count
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, tokens_view<float> sizes, arena& memory,
@@ -221,8 +221,8 @@ struct razor_attention {
 }
 
 /// The means of what local heads dropped, in float, over the engine's memory: the compensation rows of a cache whose
-/// local heads slide. Before a slot is overwritten, `add` it; then `write` the means to their row, and add `log_bias` to
-/// its logits. To fork or save it, copy what it points to.
+/// local heads slide. Before a slot is overwritten, `add` it; then `write` the means to their row, and add `log_bias`
+/// to its logits. To fork or save it, copy what it points to.
 struct compensation {
     tokens_span<float> keys{};    ///< [kv_heads, dim]
     tokens_span<float> values{};  ///< [kv_heads, dim of the values]
@@ -291,8 +291,8 @@ struct compensation {
         return fits ? errc::ok : errc::bad_shape;
     }
 
-    /// mean = (size * mean + sum of the rows) / (size + count), a block of rows at a time: what is small against the mean
-    /// is added up before it meets it.
+    /// mean = (size * mean + sum of the rows) / (size + count), a block of rows at a time: what is small against the
+    /// mean is added up before it meets it.
     template <class Cache>
     static void fold(Cache const& cache, index h, range rows, float* mean, index dim, float size) noexcept {
         constexpr index most_channels = 256, most_rows = 256;

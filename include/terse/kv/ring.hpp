@@ -128,14 +128,15 @@ template <cache_rows Cache>
     return ring_view<Cache>{cache, r.sinks, start, r.turn(), cache.heads, r.size(), cache.dim};
 }
 
-/// Moves row `oldest` of each head, the ring's oldest, over its row victims[h]: a step of H2O in a full cache, where the
-/// oldest recent token joins the heavy hitters. The row `oldest` is then the next token's.
+/// Moves row `oldest` of each head, the ring's oldest, over its row victims[h]: a step of H2O in a full cache, where
+/// the oldest recent token joins the heavy hitters. The row `oldest` is then the next token's.
 ///
 /// @param cache    keys, values, or (dim = 1) positions: [heads, slots, dim] in any layout
-/// @param oldest   a slot of the ring, as `h2o::step` takes it; ring{.sinks = slots - recent, .recent = recent} counts it
+/// @param oldest   a slot of the ring, as `h2o::step` takes it; ring{.sinks = slots - recent, .recent = recent} counts
+///                 it
 /// @param victims  [heads], as `h2o::step` gives them
-/// @return         errc::bad_shape when a slot is beyond the cache or there are other victims than heads; errc::bad_plan
-///                 when rows share scales, the errors of a quantised cache's `check`
+/// @return         errc::bad_shape when a slot is beyond the cache or there are other victims than heads;
+///                 errc::bad_plan when rows share scales, the errors of a quantised cache's `check`
 /// @complexity     O(heads * dim); no allocation
 template <class Cache>
 [[nodiscard]] errc promote(Cache const& cache, index oldest, std::span<token const> victims) noexcept {

@@ -96,16 +96,16 @@ void rotate_heads(Cache const& keys, index begin, index end, bool shared, Rows c
 }
 
 /// Turns every key from its position to another, in place. Rotations add up, so keys need not be computed again;
-/// each call rounds once, so rotate 16-bit keys from a copy at their first positions where it is done often. Keys in 8 bit
-/// become floats, turn, and are made codes again, under scales of their new magnitudes: a call costs at most half a step
-/// of the new scale a channel.
+/// each call rounds once, so rotate 16-bit keys from a copy at their first positions where it is done often. Keys in 8
+/// bit become floats, turn, and are made codes again, under scales of their new magnitudes: a call costs at most half a
+/// step of the new scale a channel.
 ///
 /// Source: Su et al., "RoFormer", arXiv:2104.09864; used so by FINCH and by StreamingLLM on rotated caches.
 /// @param keys  [heads, tokens, dim], paged, ragged or not; rows past a head's length are left alone
 /// @param from  [tokens] for all heads, or [heads, tokens]: the positions that the keys have
 /// @param to    the same shape: the positions that they get
-/// @return      errc::bad_shape when sizes differ; for keys in 8 bit errc::bad_setting where tokens share scales, groups
-///              are no multiple of 32 or rows longer than 512; `rope::check`'s errors
+/// @return      errc::bad_shape when sizes differ; for keys in 8 bit errc::bad_setting where tokens share scales,
+///              groups are no multiple of 32 or rows longer than 512; `rope::check`'s errors
 /// @complexity  O(heads * tokens * dim); no allocation
 template <cache_rows Cache, executor Run = serial>
 [[nodiscard]] errc rotate(Cache const& keys, std::span<token const> from, std::span<token const> to, rope const& r,

@@ -13,11 +13,12 @@ namespace terse::kv {
 /// Keeps the slots that were pivotal for most of the last queries, which gave them more than an equal share of their
 /// attention: what mattered so far goes on to matter.
 ///
-/// Source: Liu et al., "Scissorhands: Exploiting the Persistence of Importance Hypothesis for LLM KV Cache Compression at
-/// Test Time", arXiv:2305.17118, whose lines on what is counted and kept contradict each other: here hits are counted and
-/// the fewest dropped. `hit::attention` with `decay` is KVCache-Factory's variant. `hit::above_quantile` is the indicator
-/// of the authors' code, over what a query sees, where that counts masked zeros too; that code masks slots by it, and has
-/// no fixed budget. Counts are added up over the query heads of a kv head. Of equal counts the older slot stays.
+/// Source: Liu et al., "Scissorhands: Exploiting the Persistence of Importance Hypothesis for LLM KV Cache Compression
+/// at Test Time", arXiv:2305.17118, whose lines on what is counted and kept contradict each other: here hits are
+/// counted and the fewest dropped. `hit::attention` with `decay` is KVCache-Factory's variant. `hit::above_quantile` is
+/// the indicator of the authors' code, over what a query sees, where that counts masked zeros too; that code masks
+/// slots by it, and has no fixed budget. Counts are added up over the query heads of a kv head. Of equal counts the
+/// older slot stays.
 struct scissorhands {
     index keep = 1024;    ///< slots to keep at most for each kv head, protected ones included
     index drop = 1;       ///< slots to drop at least once there are more (the paper: half of `keep`, in as many steps)

@@ -15,8 +15,8 @@ namespace terse::kv {
 /// others: one decision a layer, for all heads.
 ///
 /// Source: Zhang et al., "SimLayerKV: A Simple Framework for Layer-Level KV Cache Reduction", arXiv:2410.13846, in the
-/// three published forms, see `judged_recent`. Differs: where sinks and recent slots overlap no slot counts twice, and a
-/// lazy layer of kvpress's form with `last` = `recent` keeps its sinks, where the published slicing keeps everything.
+/// three published forms, see `judged_recent`. Differs: where sinks and recent slots overlap no slot counts twice, and
+/// a lazy layer of kvpress's form with `last` = `recent` keeps its sinks, where the published slicing keeps everything.
 struct simlayerkv {
     /// Which slots are recent when a layer is judged.
     enum class judged_recent : unsigned char {
@@ -52,10 +52,10 @@ struct simlayerkv {
 
     /// @param l    reads the attention of the `last` queries [heads, window, tokens], or those queries and the keys
     /// @return     errc::bad_setting for `last` below one or a threshold that is not finite; errc::bad_budget when a
-    ///             count is negative or a lazy layer would keep nothing; errc::bad_shape when the layer has fewer queries,
-    ///             and by `check_attention`; errc::out_of_memory
-    /// @complexity O(heads * last * tokens * dim), with the layer's log_sum_exp O(heads * last * (sinks + recent) * dim);
-    ///             scratch: a row of attention for each head that a worker takes at once
+    ///             count is negative or a lazy layer would keep nothing; errc::bad_shape when the layer has fewer
+    ///             queries, and by `check_attention`; errc::out_of_memory
+    /// @complexity O(heads * last * tokens * dim), with the layer's log_sum_exp O(heads * last * (sinks + recent) *
+    ///             dim); scratch: a row of attention for each head that a worker takes at once
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<verdict> judge(layer<T, Cache> const& l, arena& memory, Run const& run = {}) const noexcept {
         if (errc const error = check(); error != errc::ok) return error;

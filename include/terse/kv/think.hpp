@@ -12,8 +12,8 @@ namespace terse::kv {
 ///
 /// Source: Xu et al., "ThinK: Thinner Key Cache by Query-Driven Pruning", arXiv:2407.21018, in the form of NVIDIA's
 /// kvpress: the mean square of a channel's queries, over the group, times that of its keys. The authors leave the keys
-/// of the window whole; which slots are made thin is the engine's choice here. Keys are pruned as cached, after position
-/// encoding, and keys that come later lose the same channels.
+/// of the window whole; which slots are made thin is the engine's choice here. Keys are pruned as cached, after
+/// position encoding, and keys that come later lose the same channels.
 struct think {
     index keep = 0;     ///< channels to keep for each kv head
     index window = 32;  ///< last queries that vote

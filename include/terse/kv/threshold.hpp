@@ -6,14 +6,15 @@
 
 namespace terse::kv {
 
-/// Keeps every slot whose score is not below a threshold, besides the first and the last: how many stay follows from what
-/// the cache holds, and differs a head. There is no count ahead of the call.
+/// Keeps every slot whose score is not below a threshold, besides the first and the last: how many stay follows from
+/// what the cache holds, and differs a head. There is no count ahead of the call.
 ///
 /// Source: Łańcucki et al., "Inference-Time Hyper-Scaling with KV Cache Compression", arXiv:2506.05345 (Dynamic Memory
 /// Sparsification: a token goes once it leaves the window, if it was marked), in the form of NVIDIA's kvpress, which
-/// takes any scorer for the trained marks. Reconstructed from the paper and that description; no parity is claimed. With
-/// `score::given` the scores are the caller's, such as the log-odds of a trained model's marks: kept beside the cache and
-/// compacted with it, they are scored once, as published, and a call after each step evicts what has left the window.
+/// takes any scorer for the trained marks. Reconstructed from the paper and that description; no parity is claimed.
+/// With `score::given` the scores are the caller's, such as the log-odds of a trained model's marks: kept beside the
+/// cache and compacted with it, they are scored once, as published, and a call after each step evicts what has left the
+/// window.
 template <class Score = score::given>
 struct threshold {
     Score score{};

@@ -20,8 +20,8 @@ namespace terse::kv {
 /// it is made anew every 100 tokens.
 ///
 /// Source: He et al., "ZipVL: Efficient Large Vision-Language Models with Dynamic Token Sparsification",
-/// arXiv:2410.08584. Reconstructed from the paper: no code of the authors was found, and the default share is not theirs.
-/// The protection of sinks and recent slots is an addition, off by default.
+/// arXiv:2410.08584. Reconstructed from the paper: no code of the authors was found, and the default share is not
+/// theirs. The protection of sinks and recent slots is an addition, off by default.
 struct zipvl {
     double share = 0.975;     ///< of the attention, in (0, 1]
     index least = 1;          ///< slots to keep at least

@@ -29,7 +29,8 @@ struct fastv {
 
     /// @param l   the attention of the last query [heads, 1, tokens], or that query and the keys
     /// @return    a selection, positions ascending, with owner; errc::bad_shape unless the image lies
-    ///            within the tokens, errc::bad_budget unless keep >= 1; the errors of `score::attention`; errc::out_of_memory
+    ///            within the tokens, errc::bad_budget unless keep >= 1; the errors of `score::attention`;
+    ///            errc::out_of_memory
     /// @complexity O(heads * tokens * dim); O(heads * tokens) where attention is given
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plan> operator()(layer<T, Cache> const& l, arena& memory, Run const& run = {}) const noexcept {

@@ -14,8 +14,8 @@ namespace terse::score {
 /// How much each query head attends to an answer that stands in the prompt, while the model gives that answer: what
 /// CompressKV ranks heads by.
 ///
-/// A query counts if its token is one of the answer's. Add up the scores of all steps, and of all prompts that the model
-/// answers well (the authors ask for a ROUGE-1 recall above 50).
+/// A query counts if its token is one of the answer's. Add up the scores of all steps, and of all prompts that the
+/// model answers well (the authors ask for a ROUGE-1 recall above 50).
 struct answer_mass {
     range answer{};                       ///< the slots where the answer stands
     std::span<token const> answer_ids{};  ///< the tokens there

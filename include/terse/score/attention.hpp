@@ -36,10 +36,10 @@ struct attention {
     /// @return      [kv_heads, scored], or [1, scored] with `across_heads`; scored = tokens, or with `past_only` the
     ///              slots before the first voter in the head that holds most of them. NaN where a head has no slot to
     ///              score. errc::bad_setting for a negative count, an even kernel, heads that do not ascend or leave a
-    ///              row without a voter, or highest logits across heads; errc::bad_shape when the layer has fewer queries
-    ///              than vote (more than `tokens` trailing voters count as `tokens`), when a row across heads is for
-    ///              heads of different lengths, when highest logits are asked of attention, and by `check_attention`;
-    ///              errc::out_of_memory
+    ///              row without a voter, or highest logits across heads; errc::bad_shape when the layer has fewer
+    ///              queries than vote (more than `tokens` trailing voters count as `tokens`), when a row across heads
+    ///              is for heads of different lengths, when highest logits are asked of attention, and by
+    ///              `check_attention`; errc::out_of_memory
     /// @complexity  O(heads * queries * tokens * dim); scratch: heads * tokens floats, and a tile row of exponentials
     ///              for each key and worker
     template <class T, class Cache, executor Run = serial>

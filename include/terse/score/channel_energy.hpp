@@ -18,8 +18,8 @@ struct channel_energy {
     index queries = 0;  ///< how many of the last queries count; 0: all that the layer has
 
     /// @param l     its keys and queries are read
-    /// @return      [kv_heads, dim]; errc::bad_setting for a negative count; errc::bad_shape when the query heads are no
-    ///              multiple of the kv heads, dims differ, or the layer has fewer queries than count or none;
+    /// @return      [kv_heads, dim]; errc::bad_setting for a negative count; errc::bad_shape when the query heads are
+    ///              no multiple of the kv heads, dims differ, or the layer has fewer queries than count or none;
     ///              errc::out_of_memory
     /// @complexity  O((kv_heads * tokens + heads * queries) * dim); scratch: dim floats for every 1,024 slots of a head
     template <class T, class Cache, executor Run = serial>

@@ -23,8 +23,8 @@ namespace terse::score {
 /// covariance C of a query head's queries before position encoding, turned to the positions to come.
 ///
 /// With R the mean rotation over positions next .. next + future - 1, m' = R m and C' = R C R^T, a key's logit is
-/// scale <m', k> + scale^2 / 2 <k, C' k>; softmax over the slots, mean over the query heads of a kv head, and times |v|.
-/// Neither queries nor attention are read, and a soft cap has no place in it.
+/// scale <m', k> + scale^2 / 2 <k, C' k>; softmax over the slots, mean over the query heads of a kv head, and times
+/// |v|. Neither queries nor attention are read, and a soft cap has no place in it.
 struct expected_attention {
     tokens_view<float> mean{};       ///< [heads, dim]
     heads_view<float> covariance{};  ///< [heads, dim, dim], symmetric; none: only the mean counts
@@ -36,11 +36,11 @@ struct expected_attention {
     float epsilon = 0;
 
     /// @param l     keys, position-encoded, and with `value_norm` values; positions, where slots were evicted before
-    /// @return      [kv_heads, tokens]. errc::bad_setting for counts, an epsilon or a scale out of range; errc::bad_shape
-    ///              when mean, covariance or values do not fit the keys, or heads do not divide; `rope::check`'s errors;
-    ///              errc::out_of_memory
-    /// @complexity  O(heads * tokens * dim^2 / 2), or O(heads * tokens * dim) without covariance; scratch: heads * tokens
-    ///              floats, and packed covariances
+    /// @return      [kv_heads, tokens]. errc::bad_setting for counts, an epsilon or a scale out of range;
+    ///              errc::bad_shape when mean, covariance or values do not fit the keys, or heads do not divide;
+    ///              `rope::check`'s errors; errc::out_of_memory
+    /// @complexity  O(heads * tokens * dim^2 / 2), or O(heads * tokens * dim) without covariance; scratch: heads *
+    ///              tokens floats, and packed covariances
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<scores> operator()(layer<T, Cache> const& l, arena& memory,
                                             Run const& run = {}) const noexcept {

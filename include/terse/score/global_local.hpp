@@ -10,8 +10,8 @@
 
 namespace terse::score {
 
-/// out = the higher, or the sum, of two scores, after the global ones are scaled to the mean of the local ones; the local
-/// ones where the global ones are all zero. NaN has no part in the means, and stays.
+/// out = the higher, or the sum, of two scores, after the global ones are scaled to the mean of the local ones; the
+/// local ones where the global ones are all zero. NaN has no part in the means, and stays.
 ///
 /// @param global, local, out  [tokens]; out may be either of them
 inline void combine_aligned(std::span<float const> global, std::span<float const> local, bool sum,
@@ -29,8 +29,8 @@ inline void combine_aligned(std::span<float const> global, std::span<float const
     }
 }
 
-/// What slots receive from all queries or from the last ones, whichever is more beside the mean of its kind: the score of
-/// EMS. The last queries' own slots get none.
+/// What slots receive from all queries or from the last ones, whichever is more beside the mean of its kind: the score
+/// of EMS. The last queries' own slots get none.
 struct global_local {
     index queries = 32;  ///< last queries, which make the local score
     bool sum = false;    ///< the sum of both scores instead of the higher one

@@ -25,9 +25,9 @@ enum class hit : unsigned char {
 /// Scissorhands.
 ///
 /// Attention is read from `layer::attention` where the engine has it, else recomputed in tiles; no attention matrix is
-/// ever built. Counting by a quantile needs whole rows, and so takes a query at a time. With `layer::log_sum_exp` nothing
-/// is kept for each slot; to be more than an equal share, attention must then be more by 2^-15 of it, so that rounding of
-/// those logs hits nothing.
+/// ever built. Counting by a quantile needs whole rows, and so takes a query at a time. With `layer::log_sum_exp`
+/// nothing is kept for each slot; to be more than an equal share, attention must then be more by 2^-15 of it, so that
+/// rounding of those logs hits nothing.
 struct hits {
     index queries = 0;  ///< how many of the last queries count; 0: all that the layer has
     hit counted = hit::above_uniform;
@@ -35,9 +35,9 @@ struct hits {
     bool per_visible = false;  ///< divide by the number of queries that see a slot: younger slots had fewer chances
 
     /// @param l     keys and queries, or attention; see `check_attention`
-    /// @return      [kv_heads, tokens]; NaN in slots that a head does not hold. errc::bad_setting for a negative count or
-    ///              a quantile that is none; errc::bad_shape when the layer has fewer queries, and by `check_attention`;
-    ///              errc::out_of_memory
+    /// @return      [kv_heads, tokens]; NaN in slots that a head does not hold. errc::bad_setting for a negative count
+    ///              or a quantile that is none; errc::bad_shape when the layer has fewer queries, and by
+    ///              `check_attention`; errc::out_of_memory
     /// @complexity  O(heads * queries * tokens * dim); scratch: a tile row of exponentials for each key and worker,
     ///              or a row for a quantile
     template <class T, class Cache, executor Run = serial>
@@ -72,8 +72,8 @@ struct hits {
     }
 
     /// Adds the hits of each kv head to sums that the caller keeps, undivided.
-    /// @param row     callable kv -> the sums of its slots, at least as many as the head holds; called once a head, after
-    ///                all that may fail
+    /// @param row     callable kv -> the sums of its slots, at least as many as the head holds; called once a head,
+    ///                after all that may fail
     /// @param memory  scratch, given back
     /// @pre           check(l) == errc::ok
     /// @return        errc::out_of_memory, with the sums as they were

@@ -17,9 +17,9 @@ namespace terse::score {
 ///
 /// The slots after the sinks are cut into partitions. A key or value of a partition is brought to the scale of the next
 /// one, whose least value of a channel becomes 0 and whose greatest 1; its deviation over the channels, by a softmax
-/// over the partition, is half of the score. Sinks, the last whole partition and what follows it have the score 1; where
-/// there are no two partitions, a slot's score grows with its place instead. Channels that are constant over the next
-/// partition are left out. A slot whose deviation is not finite has the score NaN.
+/// over the partition, is half of the score. Sinks, the last whole partition and what follows it have the score 1;
+/// where there are no two partitions, a slot's score grows with its place instead. Channels that are constant over the
+/// next partition are left out. A slot whose deviation is not finite has the score NaN.
 ///
 /// While decoding (`once`), a partition is as many consecutive positions from the sinks on. One that has lost slots was
 /// scored before: it has the score 1 like the sinks, and partitions are counted from the next one on.

@@ -13,11 +13,11 @@
 
 namespace terse::score {
 
-/// The logits that slots have with the last queries of a layer: the mean over query heads of scale * <q, k>, summed over
-/// the queries, without softmax or mask. The score of PromptDistill and, across heads, of Deep Forcing.
+/// The logits that slots have with the last queries of a layer: the mean over query heads of scale * <q, k>, summed
+/// over the queries, without softmax or mask. The score of PromptDistill and, across heads, of Deep Forcing.
 ///
-/// A sum of products with one key is the product with the summed query, so that each key is read once for all heads that
-/// share it; with a soft cap, which is not linear, once for each query and head.
+/// A sum of products with one key is the product with the summed query, so that each key is read once for all heads
+/// that share it; with a soft cap, which is not linear, once for each query and head.
 struct logits {
     index queries = 1;          ///< how many of the last queries count; 0: all that the layer has
     index recent = 0;           ///< last slots, left without a score
@@ -27,8 +27,8 @@ struct logits {
 
     /// @param l     reads keys and queries
     /// @return      [kv_heads, scored], or [1, scored] with `across_heads`; scored = tokens - recent; NaN in slots that
-    ///              a head does not hold. errc::bad_setting for a negative count or an even kernel; errc::bad_shape when
-    ///              the layer has fewer queries, and by `check_attention`; errc::out_of_memory
+    ///              a head does not hold. errc::bad_setting for a negative count or an even kernel; errc::bad_shape
+    ///              when the layer has fewer queries, and by `check_attention`; errc::out_of_memory
     /// @complexity  O(kv_heads * tokens * dim), with a soft cap O(heads * queries * tokens * dim); scratch: a row of
     ///              scores a worker for the pooling, and the summed queries
     template <class T, class Cache, executor Run = serial>

@@ -16,9 +16,9 @@ namespace terse::score {
 /// The attention that a slot would receive within its chunk of the prompt if nothing were masked, times the length of
 /// its value: the part of Compactor's score that knows the queries.
 ///
-/// Per chunk a softmax over the chunk's keys, summed over its queries; the mean over the query heads of a kv head, times
-/// |v|, averaged over a token and its two neighbours, as z-scores over all heads and slots. Only chunk^2 products a
-/// chunk: linear in the prompt's length. As published, a last chunk that is not full is filled up with zero keys and
+/// Per chunk a softmax over the chunk's keys, summed over its queries; the mean over the query heads of a kv head,
+/// times |v|, averaged over a token and its two neighbours, as z-scores over all heads and slots. Only chunk^2 products
+/// a chunk: linear in the prompt's length. As published, a last chunk that is not full is filled up with zero keys and
 /// zero queries, which take part.
 struct non_causal_attention {
     index chunk = 256;  ///< slots that attend to each other
@@ -27,9 +27,9 @@ struct non_causal_attention {
     float scale = 1;    ///< of the logits; the published code does not scale them
 
     /// @param l     keys and values, and the queries of all slots in their order: l.queries [heads, tokens, dim]
-    /// @return      [kv_heads, tokens]. errc::bad_setting for a chunk below one, a negative count or a scale that is not
-    ///              finite; errc::bad_shape when values or queries are missing or have another shape, or heads do not
-    ///              divide; errc::out_of_memory
+    /// @return      [kv_heads, tokens]. errc::bad_setting for a chunk below one, a negative count or a scale that is
+    ///              not finite; errc::bad_shape when values or queries are missing or have another shape, or heads do
+    ///              not divide; errc::out_of_memory
     /// @complexity  O(heads * tokens * chunk * dim); scratch: a tile row of exponentials for each key of a chunk and
     ///              worker
     template <class T, class Cache, executor Run = serial>

@@ -100,8 +100,8 @@ inline void standardise(std::span<float> values, float least = 1e-6F) noexcept {
         if (simd::is_finite(x)) x = static_cast<float>((static_cast<double>(x) - mean) * inverse);
 }
 
-/// What a scorer writes outside of the slots [begin, end) that it scores: infinity for the others of the `length` that a
-/// head holds, so that they stay, and NaN for the rest of the row, which ranks last.
+/// What a scorer writes outside of the slots [begin, end) that it scores: infinity for the others of the `length` that
+/// a head holds, so that they stay, and NaN for the rest of the row, which ranks last.
 inline void frame_row(std::span<float> row, index begin, index end, index length) noexcept {
     std::fill(row.begin(), row.begin() + begin, std::numeric_limits<float>::infinity());
     std::fill(row.begin() + end, row.begin() + length, std::numeric_limits<float>::infinity());

@@ -30,8 +30,8 @@ void for_slots(index heads, index tokens, index cost, Length length, std::span<f
     });
 }
 
-/// Calls use(t, row(t)) for slots [begin, end). Rows are asked for ahead: where little is done with a row, the processor
-/// alone keeps too few of them under way.
+/// Calls use(t, row(t)) for slots [begin, end). Rows are asked for ahead: where little is done with a row, the
+/// processor alone keeps too few of them under way.
 template <class Row, class Use>
 void for_rows(index begin, index end, index dim, Row row, Use use) noexcept {
     for (index t = begin; t < end; ++t) {
@@ -40,8 +40,8 @@ void for_rows(index begin, index end, index dim, Row row, Use use) noexcept {
     }
 }
 
-/// Slots that go together in a sum over a head: however the work is cut, a block is added up in one go and the blocks in
-/// their order, so that the sum does not depend on the cut.
+/// Slots that go together in a sum over a head: however the work is cut, a block is added up in one go and the blocks
+/// in their order, so that the sum does not depend on the cut.
 inline constexpr index block_slots = 1024;
 
 [[nodiscard]] constexpr index slot_blocks(index tokens) noexcept { return (tokens + block_slots - 1) / block_slots; }

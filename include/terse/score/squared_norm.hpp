@@ -24,8 +24,8 @@ struct squared_norm {
     index block = 16;  ///< slots that are compared with each other first; 0: none, the norms are taken as they are
 
     /// @param l     its keys and values are read as far as they count
-    /// @return      [kv_heads, tokens], sums of 1; errc::bad_setting for a negative block; errc::bad_shape when keys and
-    ///              values differ in heads or tokens; errc::out_of_memory
+    /// @return      [kv_heads, tokens], sums of 1; errc::bad_setting for a negative block; errc::bad_shape when keys
+    ///              and values differ in heads or tokens; errc::out_of_memory
     /// @complexity  O(kv_heads * tokens * dim); scratch: tokens floats for each kv head
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<scores> operator()(layer<T, Cache> const& l, arena& memory,

@@ -18,9 +18,9 @@ struct weighted_sum {
     float weight = 1;  ///< of the first; at 0 it is not computed
     float second_weight = 1;
 
-    /// @return      [rows, slots that both score]; as `second`'s where the first weighs nothing. errc::bad_setting for a
-    ///              weight that is negative or not finite, errc::bad_shape when the two differ in heads, and the errors
-    ///              of both
+    /// @return      [rows, slots that both score]; as `second`'s where the first weighs nothing. errc::bad_setting for
+    ///              a weight that is negative or not finite, errc::bad_shape when the two differ in heads, and the
+    ///              errors of both
     /// @complexity  that of both
     template <class Input, executor Run = serial>
     [[nodiscard]] result<scores> operator()(Input const& input, arena& memory, Run const& run = {}) const noexcept {

@@ -17,8 +17,8 @@ struct whole_rows {
 
 /// The protected tokens and the highest others of each chunk of consecutive tokens of each row.
 ///
-/// @param s       [rows, scored]; with `tokens` tokens in the longest row, the last tokens - scored of every row have no
-///                score and are kept
+/// @param s       [rows, scored]; with `tokens` tokens in the longest row, the last tokens - scored of every row have
+///                no score and are kept
 /// @param rows    [rows]; their q.keep is not read
 /// @param chunk   tokens of a chunk, at least 1; the last of a row may have fewer
 /// @param keep    callable (tokens of a chunk, how many of them are protected) -> how many to keep; all, where there

@@ -36,8 +36,9 @@ namespace terse::select {
     return to - kept.data();
 }
 
-/// Scores an input and keeps what is not below a threshold: how many a row keeps depends on what it holds. One plan a row
-/// of scores. What the input guards is kept, and heads may have different lengths, where the input says so (`layer`).
+/// Scores an input and keeps what is not below a threshold: how many a row keeps depends on what it holds. One plan a
+/// row of scores. What the input guards is kept, and heads may have different lengths, where the input says so
+/// (`layer`).
 ///
 /// @param least   the lowest score that is kept; not NaN
 /// @param score   called as score(input, memory, run)

@@ -245,8 +245,8 @@ errc highest_of_rows(scores const& s, index tokens, std::span<row const> rows, s
 ///                 change as it likes; room for the plans, [rows], and for what they keep, [room]; an arena that is
 ///                 given back. Returns how many plans it made, as result<index>
 /// @return         the plans; one shared plan that keeps all where q.keep >= tokens and heads are equally long;
-///                 errc::bad_budget by `quota::check`; errc::bad_shape, also where one row of scores stands for heads of
-///                 different lengths; the scorer's and the choice's errors; errc::out_of_memory
+///                 errc::bad_budget by `quota::check`; errc::bad_shape, also where one row of scores stands for heads
+///                 of different lengths; the scorer's and the choice's errors; errc::out_of_memory
 template <class Score, class Input, class Choice, executor Run = serial>
 [[nodiscard]] result<plans> choose_by_score(Score const& score, Input const& input, index rows, index tokens, quota q,
                                             index room, Choice const& choice, arena& memory,

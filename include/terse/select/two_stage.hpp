@@ -11,8 +11,8 @@ namespace terse::select {
 
 /// Of each row, what is protected, the highest by a first score, and of what is left the highest by a second.
 ///
-/// @param first       [rows, scored]; with `tokens` tokens in the longest row, the last tokens - scored of every row have
-///                    no score and are kept
+/// @param first       [rows, scored]; with `tokens` tokens in the longest row, the last tokens - scored of every row
+///                    have no score and are kept
 /// @param second      [rows or more, scored or more]
 /// @param rows        [rows], q.keep at most their tokens
 /// @param first_keep  callable (row, free) -> how many of the `free` tokens that a row keeps besides the protected ones

@@ -32,8 +32,8 @@ struct terms {
     float divisor = 1;
 };
 
-/// As the public one below, with the register of terms i, i + 1, ... from term(read, i), by read(pointer), a load that is
-/// whole or partial.
+/// As the public one below, with the register of terms i, i + 1, ... from term(read, i), by read(pointer), a load that
+/// is whole or partial.
 template <class Arch, class Term>
 [[nodiscard, gnu::flatten]] index add_arg_lowest(std::span<float> sums, Term term, index begin, index end) noexcept {
     using batch = floats<Arch>;

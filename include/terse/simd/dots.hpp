@@ -6,8 +6,9 @@
 #include <terse/simd/dot.hpp>
 #include <terse/simd/rows.hpp>
 
-// Limited by memory: every row is read once for one product, and asked for ahead, wherever rows stand. In a cache by the
-// loads, since a register of rows is added up at once: a horizontal sum for each would outlast a short row's products.
+// Limited by memory: every row is read once for one product, and asked for ahead, wherever rows stand. In a cache by
+// the loads, since a register of rows is added up at once: a horizontal sum for each would outlast a short row's
+// products.
 
 namespace terse::simd {
 
@@ -26,7 +27,8 @@ void for_registers(index first, index end, Row row, index n, float* out, Values 
     }
 }
 
-/// out[i] = the product of x with row first + i, for i < count, in float. What a row gives depends on nothing beside it.
+/// out[i] = the product of x with row first + i, for i < count, in float. What a row gives depends on nothing beside
+/// it.
 ///
 /// @param row  callable index -> T const*, of n contiguous values; any layout
 /// @complexity O(count * n); no allocation

@@ -12,9 +12,9 @@
 #include <terse/simd/top_k.hpp>
 
 // Reading the rows limits this: a product uses each of their values once. So most products are not made. A row's
-// distance to some of the picks bounds its distance to all of them, and only the row that leads by its bound is compared
-// with the picks it has not seen, four at a time, until the leader has seen all. Bounds are kept by blocks, so that the
-// leader is found among the blocks' highest.
+// distance to some of the picks bounds its distance to all of them, and only the row that leads by its bound is
+// compared with the picks it has not seen, four at a time, until the leader has seen all. Bounds are kept by blocks, so
+// that the leader is found among the blocks' highest.
 
 namespace terse::simd {
 

@@ -60,7 +60,8 @@ struct gram_block {
     index column = 0, columns = 0;
 };
 
-/// The products of one block. `panels` hold its columns, packed; `scratch` has room for copies of rows and partial sums.
+/// The products of one block. `panels` hold its columns, packed; `scratch` has room for copies of rows and partial
+/// sums.
 template <class Arch, class Row>
 [[gnu::flatten]] void multiply_block(gram_block const& b, Row row, index dim, float const* panels,
                                      float* scratch) noexcept {

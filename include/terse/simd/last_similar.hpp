@@ -19,8 +19,8 @@ template <class Arch = default_arch>
            row_copies<Arch>(dim) + partial_sums<Arch>(gram_side, dim);
 }
 
-/// For each row the last other row whose cosine with it is above `threshold`: last[i] = max{j : j != i, <row(i), row(j)>
-/// * inverse[i] * inverse[j] > threshold}; -1 where there is none. NaN is above nothing.
+/// For each row the last other row whose cosine with it is above `threshold`: last[i] = max{j : j != i, <row(i),
+/// row(j)> * inverse[i] * inverse[j] > threshold}; -1 where there is none. NaN is above nothing.
 ///
 /// @param row      callable index -> T const*, of dim contiguous values; any layout
 /// @param inverse  [count], of inverse_norms

@@ -10,9 +10,9 @@
 #include <terse/simd/scalar.hpp>
 #include <terse/simd/tile.hpp>
 
-// Limited by the multiply-adds: dim * columns a row in float for the projection, columns^2 in double for the Gram matrix
-// and what it makes of the rows, which is too ill-conditioned for float. Projected rows lie across lanes throughout, a
-// panel of them after the other, so that nothing is transposed twice.
+// Limited by the multiply-adds: dim * columns a row in float for the projection, columns^2 in double for the Gram
+// matrix and what it makes of the rows, which is too ill-conditioned for float. Projected rows lie across lanes
+// throughout, a panel of them after the other, so that nothing is transposed twice.
 
 namespace terse::simd {
 

@@ -9,9 +9,9 @@
 #include <terse/simd/rows.hpp>
 #include <terse/simd/tile.hpp>
 
-// Limited by the multiply-adds: dim^2 / 2 of them a row and form, since what is below a symmetric matrix's diagonal joins
-// what is above. Rows lie across lanes, so that their sums stay vertical; a panel of them stays in the first cache and
-// meets the forms of all heads, which come from the second.
+// Limited by the multiply-adds: dim^2 / 2 of them a row and form, since what is below a symmetric matrix's diagonal
+// joins what is above. Rows lie across lanes, so that their sums stay vertical; a panel of them stays in the first
+// cache and meets the forms of all heads, which come from the second.
 
 namespace terse::simd {
 

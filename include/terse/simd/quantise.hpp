@@ -228,7 +228,8 @@ void store_first(floats<Arch> const& x, T* to, index count) noexcept {
         rarely<Arch>([x, to, count] { store_partial<Arch>(x, to, count); });
 }
 
-/// Rows in 8 bit: code = the integer next to x / scale, to even, where scale = the largest magnitude of the group / 127.
+/// Rows in 8 bit: code = the integer next to x / scale, to even, where scale = the largest magnitude of the group /
+/// 127.
 ///
 /// Scales are rounded up where they are half, and codes follow the scale that is stored: |x - code * scale| is at most
 /// scale / 2, a rounding of x aside. A group of zeros, or of nothing above 127 * 2^-126, has scale 0 and codes 0. What
@@ -280,10 +281,10 @@ template <class Arch = default_arch, class Row, class Scale>
 /// scale = (its largest - minimum) / 15.
 ///
 /// Where they are half, minima are rounded down and scales up, and codes follow what is stored:
-/// |x - (code * scale + minimum)| is at most scale / 2, a rounding of x aside. A scale that is no normal float is 0, and
-/// so are its codes. What is beyond 2^126 (planes in half: 65504), infinity too, has no part in minimum and scale and
-/// becomes 15 or 0; NaN becomes 0; minimum and scale are 0 if there is nothing else. All of that is the same on every
-/// architecture, to the bit.
+/// |x - (code * scale + minimum)| is at most scale / 2, a rounding of x aside. A scale that is no normal float is 0,
+/// and so are its codes. What is beyond 2^126 (planes in half: 65504), infinity too, has no part in minimum and scale
+/// and becomes 15 or 0; NaN becomes 0; minimum and scale are 0 if there is nothing else. All of that is the same on
+/// every architecture, to the bit.
 ///
 /// @param row     callable index -> T const*, of dim contiguous values; any alignment
 /// @param codes   [rows, dim / 2]: of each 32 channels, byte i holds the i-th and, in its upper half, the (i + 16)-th

@@ -122,8 +122,8 @@ void prefetch_row(T const* row, index count) noexcept {
 /// How many rows ahead the kernels below ask for.
 inline constexpr index rows_ahead = 8;
 
-/// Row i of `to` becomes row sources[i] of `from`; strides in elements. Above `stream_bytes` the rows are written around
-/// the caches.
+/// Row i of `to` becomes row sources[i] of `from`; strides in elements. Above `stream_bytes` the rows are written
+/// around the caches.
 /// @pre the two do not overlap
 template <class Arch = default_arch, class T>
 [[gnu::flatten]] void gather_rows(T const* from, index from_stride, std::span<token const> sources, T* to,
@@ -211,9 +211,9 @@ void for_blocks(index dim, Body const& body) noexcept {
     if (c < dim) body(std::integral_constant<int, 1>{}, dim - width);
 }
 
-/// out = the sum over k of weights[k] * row sources[k] of `in`, divided by `divisor`: added in float in that order, every
-/// `rows_at_once` by themselves, so that long sums round no worse than short ones, and rounded once; a lone row of
-/// weight one is copied. Empty `weights`: all ones. No sources: zeros.
+/// out = the sum over k of weights[k] * row sources[k] of `in`, divided by `divisor`: added in float in that order,
+/// every `rows_at_once` by themselves, so that long sums round no worse than short ones, and rounded once; a lone row
+/// of weight one is copied. Empty `weights`: all ones. No sources: zeros.
 /// @pre out is not one of the rows
 template <class Arch = default_arch, real T>
 [[gnu::flatten]] void sum_rows(T const* in, index stride, std::span<token const> sources,

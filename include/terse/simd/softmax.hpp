@@ -13,8 +13,8 @@
 
 namespace terse::simd {
 
-/// x[i] = b^x[i] / the sum of all, in place: softmax. NaN counts for nothing and becomes 0; so does everything where no entry is finite or one is
-/// +infinity.
+/// x[i] = b^x[i] / the sum of all, in place: softmax. NaN counts for nothing and becomes 0; so does everything where no
+/// entry is finite or one is +infinity.
 /// @param log2_base  log2(b): 1 for logits that were multiplied by log2(e)
 /// @complexity       O(n)
 template <class Arch = default_arch>
