@@ -53,7 +53,7 @@ enum class shared_heads : unsigned char { apart, highest };
 
 /// The lanes of `softmax_columns`: the queries of a head in whole registers, one head after the other.
 struct softmax_layout {
-    index heads;       ///< that go at once: keys are read and packed once for all of them
+    index heads;       ///< that go at once: keys are read once for all of them
     index head_lanes;  ///< of a head
     index group;       ///< of all that go at once, in whole panels
     index row;         ///< that a key's exponentials take
@@ -75,7 +75,7 @@ template <class Arch>
 /// Floats that stay in a core's second-level cache.
 inline constexpr index near_floats = index{1} << 17;
 
-/// Heads that `softmax_columns` takes at once, so that keys are read and packed once for all of them.
+/// Heads that `softmax_columns` takes at once, so that keys are read once for all of them.
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index softmax_heads(index queries) noexcept {
     return queries <= 1 ? lone_heads : lay_out<Arch>(shared_heads::apart, 64, queries).heads;
@@ -237,6 +237,8 @@ template <class Arch = default_arch, element Element = element::single, collect 
                 float* const made = known || merged ? passing : kept;  // [rows, group]
                 if (!known) std::copy_n(highest, group, before);
                 broadcast_rows<Arch> const key_rows(chunk, rows, key, dim, copies);
+
+                // Its logits, as if there were no cap and no mask.
                 auto const keep = [&](auto R, auto V, auto const& products, index block, index p) noexcept {
                     if (p == 0) {
                         index const next = chunk + chunk_size + block, end = std::min(next + R, keys);
@@ -257,7 +259,7 @@ template <class Arch = default_arch, element Element = element::single, collect 
                 };
                 multiply_all<Arch, Element>(rows, key_rows, used, panels, dim, partial, keep);
 
-                auto const logit = [&](index r, index lane) noexcept {
+                auto const logit = [&](index r, index lane) noexcept {  // with both
                     auto const x = logits.within_cap(batch::load_aligned(made + r * group + lane));
                     if (!masked) return x;
                     auto const hidden = batch::load_aligned(sees + lane) <= batch(static_cast<float>(chunk + r));
@@ -272,6 +274,7 @@ template <class Arch = default_arch, element Element = element::single, collect 
                     add_up(chunk, rows, made);
                     continue;
                 }
+                // Its exponentials, relative to the highest logit so far.
                 for (index lane = 0; lane < in_row; lane += step) {
                     auto const last = batch::load_aligned(before + lane);
                     auto top = batch::load_aligned(highest + lane);
@@ -298,6 +301,7 @@ template <class Arch = default_arch, element Element = element::single, collect 
             }
             if (known) continue;
 
+            // Weighted by what the highest of all and the sum make of them.
             for (index lane = 0; lane < in_row; ++lane)
                 sum[lane] = lane % head_lanes < count && sum[lane] > 0 ? weight(number(lane)) / sum[lane] : 0;
             index const written = std::min(seen, wanted);
