@@ -40,7 +40,7 @@ struct expected_attention {
     ///              errc::bad_shape when mean, covariance or values do not fit the keys, or heads do not divide;
     ///              `rope::check`'s errors; errc::out_of_memory
     /// @complexity  O(heads * tokens * dim^2 / 2), or O(heads * tokens * dim) without covariance; scratch: heads *
-    ///              tokens floats, and packed covariances
+    ///              tokens floats, and the forms of the covariances
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<scores> operator()(layer<T, Cache> const& l, arena& memory,
                                             Run const& run = {}) const noexcept {

@@ -93,29 +93,27 @@ template <class Arch = default_arch, bool ExcludeSelf = false, class Left, class
             inverse_norms<Arch>(
                 rows, [&](index i) noexcept { return right_rows[i]; }, dim,
                 std::span(right_inverse, static_cast<std::size_t>(rows)));
-            multiply_all<Arch>(rows, right_rows, count, panels, dim, partial,
-                               [&](auto R, auto V, auto const& products, index block, index p) noexcept {
-                                   float const* const inverse = right_inverse + block;
-                                   unroll<V>([&](auto v) {
-                                       index const lane = p + v * lanes<Arch>;
-                                       auto top = batch::load_aligned(highest + lane);
-                                       auto top_row = batch::load_aligned(who + lane);
-                                       unroll<R>([&](auto r) {
-                                           index const j = chunk + block + r;
-                                           auto score = products[r][v] * batch(inverse[r]);
-                                           if constexpr (ExcludeSelf) {
-                                               auto const self = batch(static_cast<float>(j - first - lane));
-                                               score =
-                                                   xsimd::select(lane_numbers<Arch>() == self, batch(nothing), score);
-                                           }
-                                           batch const row(std::bit_cast<float>(static_cast<std::int32_t>(j)));
-                                           top_row = xsimd::select(score > top, row, top_row);
-                                           top = max_number<Arch>(score, top);
-                                       });
-                                       top.store_aligned(highest + lane);
-                                       top_row.store_aligned(who + lane);
-                                   });
-                               });
+            auto const keep_best = [&](auto R, auto V, auto const& products, index block, index p) noexcept {
+                unroll<V>([&](auto v) {
+                    index const lane = p + v * lanes<Arch>;
+                    auto top = batch::load_aligned(highest + lane);
+                    auto top_row = batch::load_aligned(who + lane);
+                    unroll<R>([&](auto r) {
+                        index const j = chunk + block + r;
+                        auto score = products[r][v] * batch(right_inverse[block + r]);
+                        if constexpr (ExcludeSelf) {
+                            auto const self = batch(static_cast<float>(j - first - lane));
+                            score = xsimd::select(lane_numbers<Arch>() == self, batch(nothing), score);
+                        }
+                        batch const row(std::bit_cast<float>(static_cast<std::int32_t>(j)));
+                        top_row = xsimd::select(score > top, row, top_row);
+                        top = max_number<Arch>(score, top);
+                    });
+                    top.store_aligned(highest + lane);
+                    top_row.store_aligned(who + lane);
+                });
+            };
+            multiply_all<Arch>(rows, right_rows, count, panels, dim, partial, keep_best);
         }
         for (index lane = 0; lane < count; ++lane) {
             float const cosine = highest[lane] * inverse_norm(left_square[lane]);

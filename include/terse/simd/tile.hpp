@@ -205,8 +205,8 @@ class broadcast_rows {
 
 /// Adds the products of R rows with a panel of V vectors, over `depth` elements.
 /// @param row  callable (k, r) -> element k of row r
-template <class Arch, element Element, int R, int V, class Left>
-void multiply(Left const& row, float const* panel, index depth, tile<Arch, R, V>& sums) noexcept {
+template <class Arch, element Element, int R, int V, class Row>
+void multiply(Row const& row, float const* panel, index depth, tile<Arch, R, V>& sums) noexcept {
     auto total = sums;
 #pragma GCC unroll 1  // unrolled, gcc folds the loads into the multiply-adds, at half the speed
     for (index k = 0; k < depth; ++k) {
