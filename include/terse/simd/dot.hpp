@@ -6,6 +6,7 @@
 
 #include <terse/simd/batch.hpp>
 #include <terse/simd/quantised_row.hpp>
+#include <terse/simd/rows.hpp>
 
 // Limited by loads, one or two a multiply-add: one row against one row cannot do better. What compares many rows with
 // many goes through tile.hpp. Rows in 8 bit are limited by converting; a scale is met once a group.
@@ -120,6 +121,35 @@ template <class Arch = default_arch, class Scale>
         [](auto, auto const& codes, index, floats<Arch> const& total) noexcept { return total + codes; });
 }
 
+/// Sums over rows first, first + 1, ..., a row a lane, whose terms are term(load, row, i, sum) as in `reduce`; lanes from
+/// `count` - first on repeat the last row. For rows that come from memory, which are asked for ahead: two at a time,
+/// since more would wait for each other, and a horizontal sum for each would outlast a short row.
+template <class Arch, class Row, class Term>
+[[nodiscard, gnu::flatten]] floats<Arch> reduce_rows(index first, index count, Row row, index n, Term term) noexcept {
+    constexpr index width = lanes<Arch>;
+    auto const whole = [](auto const& p) noexcept { return load<Arch>(p); };
+    std::array<floats<Arch>, floats<Arch>::size> sums;
+    unroll<width / 2>([&](auto pair) {
+        std::array<decltype(row(first)), 2> rows;
+        std::array<floats<Arch>, 2> sum;
+        unroll<2>([&](auto r) {
+            index const at = first + 2 * pair + r;
+            if (at + rows_ahead < count) prefetch_row(row(at + rows_ahead), n);
+            rows[r] = row(std::min<index>(at, count - 1));
+            sum[r] = floats<Arch>(0.0F);
+        });
+        index i = 0;
+        for (index const end = n - n % width; i < end; i += width)
+            unroll<2>([&](auto r) { sum[r] = term(whole, rows[r], i, sum[r]); });
+        if (i < n) {
+            auto const part = [n, i](auto const& p) noexcept { return load_partial<Arch>(p, n - i); };
+            unroll<2>([&](auto r) { sum[r] = term(part, rows[r], i, sum[r]); });
+        }
+        unroll<2>([&](auto r) { sums[2 * pair + r] = sum[r]; });
+    });
+    return sum_each<Arch>(sums);
+}
+
 /// The products of x with rows first, first + 1, ..., a row a lane; lanes from `count` - first on repeat the last row.
 template <class Arch = default_arch, class Row, real T>
 [[nodiscard, gnu::flatten]] floats<Arch> dot_rows(index first, index count, Row row, T const* x, index n) noexcept {
@@ -167,27 +197,40 @@ template <class Arch = default_arch, class Row, real T>
     return sum_each<Arch>(sums);
 }
 
+/// dot_rows of rows that may not be near, which are asked for ahead.
+/// @param far  they are more than the second-level cache holds
+template <class Arch = default_arch, class Row, real T>
+[[nodiscard, gnu::flatten]] floats<Arch> distant_dot_rows(index first, index count, Row row, T const* x, index n,
+                                                          bool far) noexcept {
+    if constexpr (!is_quantised_row<decltype(row(first))>) {
+        if (far) {
+            return reduce_rows<Arch>(first, count, row, n,
+                                     [x](auto read, auto const* p, index i, floats<Arch> const& sum) noexcept {
+                                         return fma<Arch>(read(p + i), read(x + i), sum);
+                                     });
+        }
+    }
+    for (index i = first + rows_ahead; i < std::min(first + rows_ahead + lanes<Arch>, count); ++i)
+        prefetch_row(row(i), n);
+    return dot_rows<Arch>(first, count, row, x, n);
+}
+
 /// The squared norms of rows first, first + 1, ..., a row a lane; lanes from `count` - first on repeat the last row.
 template <class Arch = default_arch, class Row>
 [[nodiscard, gnu::flatten]] floats<Arch> squared_norm_rows(index first, index count, Row row, index n) noexcept {
-    constexpr index width = lanes<Arch>;
     if constexpr (is_quantised_row<decltype(row(first))>) {
         std::array<float, floats<Arch>::size> squares;
-        for (index r = 0; r < width; ++r)
+        for (index r = 0; r < lanes<Arch>; ++r) {
+            if (first + r + rows_ahead < count) prefetch_row(row(first + r + rows_ahead), n);
             squares[static_cast<std::size_t>(r)] = squared_norm<Arch>(row(std::min<index>(first + r, count - 1)), n);
+        }
         return floats<Arch>::load_unaligned(squares.data());
     } else {
-        std::array<decltype(row(first)), floats<Arch>::size> rows;
-        std::array<floats<Arch>, floats<Arch>::size> sums;
-        unroll<width>([&](auto r) {
-            rows[r] = row(std::min<index>(first + r, count - 1));
-            sums[r] = floats<Arch>(0.0F);
-        });
-        auto const add = [&](auto r, floats<Arch> const& x) noexcept { sums[r] = fma<Arch>(x, x, sums[r]); };
-        index const whole = n - n % width;
-        for (index i = 0; i < whole; i += width) unroll<width>([&](auto r) { add(r, load<Arch>(rows[r] + i)); });
-        if (whole < n) unroll<width>([&](auto r) { add(r, load_partial<Arch>(rows[r] + whole, n - whole)); });
-        return sum_each<Arch>(sums);
+        return reduce_rows<Arch>(first, count, row, n,
+                                 [](auto read, auto const* p, index i, floats<Arch> const& sum) noexcept {
+                                     auto const x = read(p + i);
+                                     return fma<Arch>(x, x, sum);
+                                 });
     }
 }
 

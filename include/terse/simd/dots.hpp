@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
-
 #include <terse/simd/dot.hpp>
-#include <terse/simd/rows.hpp>
 
 // Limited by memory: every row is read once for one product, and asked for ahead, wherever rows stand. In a cache by
 // the loads, since a register of rows is added up at once: a horizontal sum for each would outlast a short row's
@@ -12,13 +9,11 @@
 
 namespace terse::simd {
 
-/// out[i] = values(first + i, end) of a register of rows, for the rows of [first, end), which are asked for ahead.
-template <class Arch, class Row, class Values>
-void for_registers(index first, index end, Row row, index n, float* out, Values values) noexcept {
+/// out[i] = values(first + i, end), a register of rows at a time, for the rows of [first, end).
+template <class Arch, class Values>
+void for_registers(index first, index end, float* out, Values values) noexcept {
     constexpr index width = lanes<Arch>;
     for (index i = first; i < end; i += width) {
-        for (index ahead = i + rows_ahead; ahead < std::min(i + rows_ahead + width, end); ++ahead)
-            prefetch_row(row(ahead), n);
         auto const each = values(i, end);
         if (end - i >= width)
             store<Arch>(each, out + (i - first));
@@ -34,21 +29,22 @@ void for_registers(index first, index end, Row row, index n, float* out, Values 
 /// @complexity O(count * n); no allocation
 template <class Arch = default_arch, class Row, real T>
 [[gnu::flatten]] void dots(index first, index count, Row row, T const* x, index n, float* out) noexcept {
-    for_registers<Arch>(first, first + count, row, n, out,
-                        [=](index i, index end) noexcept { return dot_rows<Arch>(i, end, row, x, n); });
+    bool const far = count * n > near_floats;
+    for_registers<Arch>(first, first + count, out,
+                        [=](index i, index end) noexcept { return distant_dot_rows<Arch>(i, end, row, x, n, far); });
 }
 
 /// out[i] = the squared norm of row first + i, for i < count; otherwise as `dots`.
 template <class Arch = default_arch, class Row>
 [[gnu::flatten]] void squared_norms(index first, index count, Row row, index n, float* out) noexcept {
-    for_registers<Arch>(first, first + count, row, n, out,
+    for_registers<Arch>(first, first + count, out,
                         [=](index i, index end) noexcept { return squared_norm_rows<Arch>(i, end, row, n); });
 }
 
 /// out[i] = the norm of row first + i, for i < count; otherwise as `dots`.
 template <class Arch = default_arch, class Row>
 [[gnu::flatten]] void norms(index first, index count, Row row, index n, float* out) noexcept {
-    for_registers<Arch>(first, first + count, row, n, out, [=](index i, index end) noexcept {
+    for_registers<Arch>(first, first + count, out, [=](index i, index end) noexcept {
         return xsimd::sqrt(squared_norm_rows<Arch>(i, end, row, n));
     });
 }

@@ -35,7 +35,7 @@ template <class Arch>
 /// @param row  callable index -> T const*, of dim contiguous values; any layout
 template <class Arch = default_arch, class Row>
 [[gnu::flatten]] void inverse_norms(index count, Row row, index dim, std::span<float> inverse) noexcept {
-    for_registers<Arch>(0, count, row, dim, inverse.data(), [=](index i, index end) noexcept {
+    for_registers<Arch>(0, count, inverse.data(), [=](index i, index end) noexcept {
         return inverse_norm<Arch>(squared_norm_rows<Arch>(i, end, row, dim));
     });
 }

@@ -119,6 +119,9 @@ void prefetch_row(T const* row, index count) noexcept {
     for (index i = 0; i < size; i += 64) __builtin_prefetch(bytes + i);
 }
 
+/// Floats that stay in a core's second-level cache.
+inline constexpr index near_floats = index{1} << 17;
+
 /// How many rows ahead the kernels below ask for.
 inline constexpr index rows_ahead = 8;
 

@@ -72,9 +72,6 @@ template <class Arch>
     return {at_once, head_lanes, group, merged ? head_lanes : group};
 }
 
-/// Floats that stay in a core's second-level cache.
-inline constexpr index near_floats = index{1} << 17;
-
 /// Heads that `softmax_columns` takes at once, so that keys are read once for all of them.
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index softmax_heads(index queries) noexcept {

@@ -84,6 +84,13 @@ template <class Arch>
 /// Heads of one query that `softmax_columns` takes at once.
 inline constexpr index lone_heads = 16;
 
+/// The products of head h's query with keys j, j + 1, ..., a key a lane. The first head brings the keys near.
+template <class Arch, class Query, class Key>
+[[nodiscard]] floats<Arch> head_products(index h, index j, index seen, Query query, Key key, index dim) noexcept {
+    return h == 0 ? distant_dot_rows<Arch>(j, seen, key, query(h, 0), dim, seen * dim > near_floats)
+                  : dot_rows<Arch>(j, seen, key, query(h, 0), dim);
+}
+
 /// softmax_columns of one query a head: keys lie across lanes, and stay near while one head after the other meets them.
 template <class Arch, collect Collect, class Query, class Key>
 void softmax_rows(index heads, Query query, index seen, Key key, index dim, base2_logits<Arch> logits, float weight,
@@ -95,9 +102,8 @@ void softmax_rows(index heads, Query query, index seen, Key key, index dim, base
     std::array<batch, 16> highest;
     highest.fill(batch(lowest));
     for (index j = 0; j < seen; j += width) {
-        for (index i = j + rows_ahead; i < std::min(j + rows_ahead + width, seen); ++i) prefetch_row(key(i), dim);
         for (index h = 0; h < heads; ++h) {
-            auto x = logits(dot_rows<Arch>(j, seen, key, query(h, 0), dim));
+            auto x = logits(head_products<Arch>(h, j, seen, query, key, dim));
             if (seen - j < width)
                 x = xsimd::select(lane_numbers<Arch>() >= batch(static_cast<float>(seen - j)),
                                   batch(-std::numeric_limits<float>::infinity()), x);
@@ -131,11 +137,10 @@ void known_softmax_rows(index heads, Query query, index seen, Key key, index dim
     using batch = floats<Arch>;
     constexpr index width = lanes<Arch>;
     for (index j = 0; j < seen; j += width) {
-        for (index i = j + rows_ahead; i < std::min(j + rows_ahead + width, seen); ++i) prefetch_row(key(i), dim);
         for (index h = 0; h < heads; ++h) {
             float counts = weight;
             batch const top(base2_log_sum(log_sum(h, 0), counts));
-            auto const e = exp2_below<Arch>(logits(dot_rows<Arch>(j, seen, key, query(h, 0), dim)), top);
+            auto const e = exp2_below<Arch>(logits(head_products<Arch>(h, j, seen, query, key, dim)), top);
             float* const to = columns.data() + h * stride + j;
             if (seen - j >= width)
                 store<Arch>(collected<Arch, Collect>(e, batch(counts), load<Arch>(to)), to);

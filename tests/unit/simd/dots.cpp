@@ -34,6 +34,23 @@ TEMPLATE_LIST_TEST_CASE("a row's product with many rows agrees with plain loops"
     }
 }
 
+TEMPLATE_LIST_TEST_CASE("a product has the same bits among few rows and among more than a cache holds", "[simd][dots]",
+                        samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    index const dim = 133, count = simd::near_floats / dim + 5;
+    auto const x = uniform(dim, 3);
+    samples::rows<T> const rows(count, dim, 4, 3, 1);
+    std::vector<float> out(static_cast<std::size_t>(count + 1), 42.0F);
+    simd::dots<Arch>(0, count, rows.view(), x.data(), dim, out.data());
+    CHECK(out.back() == 42.0F);
+    for (index i = 0; i < count; ++i) {
+        float alone = 0;
+        simd::dots<Arch>(i, 1, rows.view(), x.data(), dim, &alone);
+        REQUIRE(out[static_cast<std::size_t>(i)] == alone);
+    }
+}
+
 TEMPLATE_LIST_TEST_CASE("the norms of many rows agree with plain loops", "[simd][dots]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
