@@ -122,30 +122,21 @@ template <class Arch = default_arch, class Scale>
 }
 
 /// Sums over rows first, first + 1, ..., a row a lane, whose terms are term(load, row, i, sum) as in `reduce`; lanes from
-/// `count` - first on repeat the last row. For rows that come from memory, which are asked for ahead: two at a time,
-/// since more would wait for each other, and a horizontal sum for each would outlast a short row.
+/// `count` - first on repeat the last row. For rows that come from memory, which are asked for ahead: one after the
+/// other, since rows side by side wait for each other, but without a horizontal sum for each.
 template <class Arch, class Row, class Term>
 [[nodiscard, gnu::flatten]] floats<Arch> reduce_rows(index first, index count, Row row, index n, Term term) noexcept {
     constexpr index width = lanes<Arch>;
     auto const whole = [](auto const& p) noexcept { return load<Arch>(p); };
     std::array<floats<Arch>, floats<Arch>::size> sums;
-    unroll<width / 2>([&](auto pair) {
-        std::array<decltype(row(first)), 2> rows;
-        std::array<floats<Arch>, 2> sum;
-        unroll<2>([&](auto r) {
-            index const at = first + 2 * pair + r;
-            if (at + rows_ahead < count) prefetch_row(row(at + rows_ahead), n);
-            rows[r] = row(std::min<index>(at, count - 1));
-            sum[r] = floats<Arch>(0.0F);
-        });
+    unroll<width>([&](auto r) {
+        if (first + r + rows_ahead < count) prefetch_row(row(first + r + rows_ahead), n);
+        auto const from = row(std::min<index>(first + r, count - 1));
+        floats<Arch> sum(0.0F);
         index i = 0;
-        for (index const end = n - n % width; i < end; i += width)
-            unroll<2>([&](auto r) { sum[r] = term(whole, rows[r], i, sum[r]); });
-        if (i < n) {
-            auto const part = [n, i](auto const& p) noexcept { return load_partial<Arch>(p, n - i); };
-            unroll<2>([&](auto r) { sum[r] = term(part, rows[r], i, sum[r]); });
-        }
-        unroll<2>([&](auto r) { sums[2 * pair + r] = sum[r]; });
+        for (index const end = n - n % width; i < end; i += width) sum = term(whole, from, i, sum);
+        if (i < n) sum = term([n, i](auto const& p) noexcept { return load_partial<Arch>(p, n - i); }, from, i, sum);
+        sums[r] = sum;
     });
     return sum_each<Arch>(sums);
 }
