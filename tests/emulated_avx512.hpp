@@ -4,14 +4,18 @@
 
 // AVX-512 on a machine without it, for the preset `avx512-emulated`: every translation unit of the tests begins with
 // this header and takes the AVX-512 path of terse and xsimd, whose intrinsics are functions made of AVX2. They are
-// SIMDe's, written and tested by others; what SIMDe 0.7.4 lacks is below. Wrong shuffles, masks, tails and orders of
-// the sums show as on the real machine; what an instruction costs, and what a compiler makes of it, does not.
+// SIMDe's, written and tested by others; what SIMDe 0.7.4 lacks or does otherwise is below. Wrong shuffles, masks, tails,
+// alignments and orders of the sums show as on the real machine; what an instruction costs, and what a compiler makes of
+// it, does not.
 
 // Eigen, the tests' oracle, has AVX-512 paths of its own.
 #define EIGEN_DONT_VECTORIZE
 
+#include <bit>
+#include <cfloat>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 
 #include <immintrin.h>
 
@@ -29,6 +33,13 @@ inline __m256 half(__m512 x, int i) { return simde__m512_to_private(x).m256[i]; 
 inline __m256i half(__m512i x, int i) { return simde__m512i_to_private(x).m256i[i]; }
 inline __m128i high(__m256i x) { return _mm256_extracti128_si256(x, 1); }
 inline __m128i low(__m256i x) { return _mm256_castsi256_si128(x); }
+
+// An address of an aligned load or store, which faults where it is not.
+template <class T>
+T* aligned(T* address) {
+    if (reinterpret_cast<std::uintptr_t>(address) % 64 != 0) std::abort();
+    return address;
+}
 
 // Conversions.
 inline __m512 cvtepi32_ps(__m512i x) { return join(_mm256_cvtepi32_ps(half(x, 0)), _mm256_cvtepi32_ps(half(x, 1))); }
@@ -77,6 +88,29 @@ inline __m512 permutevar_ps(__m512 x, __m512i which) {
     return join(_mm256_permutevar_ps(half(x, 0), half(which, 0)), _mm256_permutevar_ps(half(x, 1), half(which, 1)));
 }
 
+// Denormals as zeros of their sign.
+inline __m256 flushed(__m256 x) {
+    auto const sign = _mm256_set1_ps(-0.0F);
+    auto const normal = _mm256_cmp_ps(_mm256_andnot_ps(sign, x), _mm256_set1_ps(FLT_MIN), _CMP_NLT_UQ);
+    return _mm256_and_ps(x, _mm256_or_ps(normal, sign));
+}
+
+// VDPBF16PS as Intel's manual defines it: the product of the upper bfloat16 is added, then that of the lower ones. Each
+// is a multiply-add that rounds once, to nearest even, and takes and gives denormals for zeros. SIMDe's keeps denormals
+// and adds the lower ones first.
+inline __m256 dpbf16_ps(__m256 sum, __m256i x, __m256i y) {
+    auto const upper = [](__m256i pairs) {
+        return flushed(_mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536))));
+    };
+    auto const lower = [](__m256i pairs) { return flushed(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))); };
+    sum = flushed(_mm256_fmadd_ps(upper(x), upper(y), flushed(sum)));
+    return flushed(_mm256_fmadd_ps(lower(x), lower(y), sum));
+}
+inline __m512 dpbf16_ps(__m512 sum, __m512bh x, __m512bh y) {
+    auto const a = std::bit_cast<__m512i>(x), b = std::bit_cast<__m512i>(y);
+    return join(dpbf16_ps(half(sum, 0), half(a, 0), half(b, 0)), dpbf16_ps(half(sum, 1), half(a, 1), half(b, 1)));
+}
+
 // Comparisons by a predicate: the bit of each lane of type T.
 template <class T>
 std::uint64_t compare(__m512i x, __m512i y, int predicate) {
@@ -94,6 +128,18 @@ std::uint64_t compare(__m512i x, __m512i y, int predicate) {
 
 }  // namespace terse::emulated
 
+#undef _mm512_load_ps
+#undef _mm512_load_pd
+#undef _mm512_load_si512
+#undef _mm512_store_ps
+#undef _mm512_store_pd
+#undef _mm512_store_si512
+#define _mm512_load_ps(from) simde_mm512_load_ps(terse::emulated::aligned(from))
+#define _mm512_load_pd(from) simde_mm512_load_pd(terse::emulated::aligned(from))
+#define _mm512_load_si512(from) simde_mm512_load_si512(terse::emulated::aligned(from))
+#define _mm512_store_ps(to, x) simde_mm512_store_ps(terse::emulated::aligned(to), x)
+#define _mm512_store_pd(to, x) simde_mm512_store_pd(terse::emulated::aligned(to), x)
+#define _mm512_store_si512(to, x) simde_mm512_store_si512(terse::emulated::aligned(to), x)
 #define _mm512_cvtepi32_ps(x) terse::emulated::cvtepi32_ps(x)
 #define _mm512_cvtps_epi32(x) terse::emulated::cvtps_epi32(x)
 #define _mm512_cvttps_epi32(x) terse::emulated::cvttps_epi32(x)
@@ -113,6 +159,8 @@ std::uint64_t compare(__m512i x, __m512i y, int predicate) {
 #define _mm512_maskz_cvtepi32_epi16(k, ...) _mm256_maskz_mov_epi16(k, terse::emulated::cvtepi32_epi16(__VA_ARGS__))
 #undef _mm512_madd_epi16  // takes four arguments there
 #define _mm512_madd_epi16(x, y) simde_mm512_madd_epi16(x, y)
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps(sum, x, y) terse::emulated::dpbf16_ps(sum, x, y)
 #define _mm512_maskz_slli_epi32(k, x, n) _mm512_maskz_mov_epi32(k, _mm512_slli_epi32(x, n))
 #define _mm512_maskz_srli_epi32(k, x, n) _mm512_maskz_mov_epi32(k, _mm512_srli_epi32(x, n))
 #define _mm512_maskz_srai_epi32(k, x, n) _mm512_maskz_mov_epi32(k, terse::emulated::srai_epi32(x, n))
@@ -134,3 +182,7 @@ std::uint64_t compare(__m512i x, __m512i y, int predicate) {
 #define __AVX512DQ__ 1
 #define __AVX512BW__ 1
 #define __AVX512VL__ 1
+#ifndef TERSE_EMULATE_SKYLAKE  // the first processors with AVX-512 have no more
+#define __AVX512VNNI__ 1
+#define __AVX512BF16__ 1
+#endif

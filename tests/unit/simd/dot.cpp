@@ -65,6 +65,36 @@ TEMPLATE_LIST_TEST_CASE("one vector against many rows", "[simd]", samples::kerne
     }
 }
 
+TEMPLATE_TEST_CASE("products of pairs of bfloat16 are added, denormals as the instruction does", "[simd]",
+                   samples::best, samples::base) {
+    using batch = simd::floats<TestType>;
+    constexpr index n = simd::lanes<TestType>;
+    samples::rows<bfloat16> x(1, 2 * n, 15), y(1, 2 * n, 16);
+    samples::rows<float> sums(1, n, 17);
+    auto const got = [&] {
+        auto const pairs = [](bfloat16 const* p) { return batch::load_unaligned(reinterpret_cast<float const*>(p)); };
+        return simd::to_array<TestType>(
+            simd::dot_pairs<TestType>(pairs(x(0)), pairs(y(0)), batch::load_unaligned(sums(0))));
+    };
+    auto const product = [&](index i) { return static_cast<double>(x(0)[i]) * static_cast<double>(y(0)[i]); };
+    auto const random = got();
+    for (index i = 0; i < n; ++i) {
+        CAPTURE(i);
+        double const expected = static_cast<double>(sums(0)[i]) + product(2 * i) + product(2 * i + 1);
+        CHECK(static_cast<double>(random[static_cast<std::size_t>(i)]) == Approx(expected).margin(3e-7));
+    }
+    for (index const at : {index{0}, 2 * n - 1}) {
+        x(0)[at] = static_cast<bfloat16>(infinity), y(0)[at] = static_cast<bfloat16>(-2.0F);
+        CHECK(got()[static_cast<std::size_t>(at / 2)] == -infinity);
+        x(0)[at] = static_cast<bfloat16>(not_a_number);
+        CHECK(simd::is_nan(got()[static_cast<std::size_t>(at / 2)]));
+    }
+    std::fill_n(x(0), 2 * n, static_cast<bfloat16>(0x1p-100F));
+    std::fill_n(y(0), 2 * n, static_cast<bfloat16>(0x1p-31F));
+    std::fill_n(sums(0), n, 0x1p-130F);
+    for (float const sum : got()) CHECK(sum == (simd::has_dot_pairs<TestType> ? 0.0F : 0x1p-129F));
+}
+
 TEMPLATE_LIST_TEST_CASE("NaN and infinity come through sums", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
