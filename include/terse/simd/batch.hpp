@@ -6,6 +6,7 @@
 #include <bit>
 #include <concepts>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 #include <utility>
@@ -290,11 +291,22 @@ template <class Arch, real T>
     }
 }
 
+/// A float from anywhere in memory, where also pairs of bfloat16 may lie, as by `load`.
+[[nodiscard]] inline float load_one(float const* from) noexcept {
+    float x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+}
+
 /// The first `count` < lanes values and zeros after them; reads nothing beyond `count`.
 template <class Arch, real T>
 [[nodiscard]] floats<Arch> load_partial(T const* from, index count) noexcept {
     std::array<float, floats<Arch>::size> values{};
-    for (index i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = static_cast<float>(from[i]);
+    if constexpr (std::same_as<T, float>) {
+        if (count > 0) std::memcpy(values.data(), from, static_cast<std::size_t>(count) * sizeof(T));
+    } else {
+        for (index i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = static_cast<float>(from[i]);
+    }
     return floats<Arch>::load_unaligned(values.data());
 }
 

@@ -196,7 +196,7 @@ class broadcast_rows {
     [[nodiscard]] auto tile(index row, index k) const noexcept {
         std::array<float const*, R> from;
         unroll<R>([&](auto r) { from[r] = (*this)[row + r] + k; });
-        return [from](index at, auto r) noexcept { return from[r][at]; };
+        return [from](index at, auto r) noexcept { return load_one(from[r] + at); };
     }
 
   private:
