@@ -221,9 +221,9 @@ void for_blocks(index dim, Body const& body) noexcept {
 template <class Arch = default_arch, real T>
 [[gnu::flatten]] void sum_rows(T const* in, index stride, std::span<token const> sources,
                                std::span<float const> weights, float divisor, T* out, index dim) noexcept {
-    if (dim < lanes<Arch>) return scalar::sum_rows(in, stride, sources, weights, divisor, out, dim);
     if (sources.size() == 1 && divisor == 1.0F && (weights.empty() || weights[0] == 1.0F))
         return copy_lone_row<Arch>(in + sources[0] * stride, out, dim);  // most rows of a merge
+    if (dim < lanes<Arch>) return scalar::sum_rows(in, stride, sources, weights, divisor, out, dim);
     for_blocks<Arch>(dim, [&](auto registers, index first) {
         std::array<floats<Arch>, registers> sum;
         sum.fill(floats<Arch>(0.0F));

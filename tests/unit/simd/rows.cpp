@@ -94,8 +94,11 @@ TEMPLATE_TEST_CASE("a lone row of weight one keeps its bits", "[simd][rows]", fl
     in[13] = TestType(-0.0F);
     std::vector<token> const second{1};
     for (auto const& weights : {std::vector<float>{}, std::vector<float>{1}}) {
-        simd::sum_rows(in.data(), 12, second, weights, 1.0F, out.data(), 12);
-        CHECK(std::memcmp(in.data() + 12, out.data(), 12 * sizeof(TestType)) == 0);
+        for (terse::index const dim : {12, 2}) {  // the second: less than a register anywhere
+            out.assign(24, TestType(7));
+            simd::sum_rows(in.data(), 12, second, weights, 1.0F, out.data(), dim);
+            CHECK(std::memcmp(in.data() + 12, out.data(), static_cast<std::size_t>(dim) * sizeof(TestType)) == 0);
+        }
     }
     simd::sum_rows(in.data(), 12, second, std::vector<float>{2}, 1.0F, out.data(), 12);
     CHECK(static_cast<float>(out[3]) == 2 * static_cast<float>(in[15]));
