@@ -4,9 +4,9 @@
 
 // AVX-512 on a machine without it, for the preset `avx512-emulated`: every translation unit of the tests begins with
 // this header and takes the AVX-512 path of terse and xsimd, whose intrinsics are functions made of AVX2. They are
-// SIMDe's, written and tested by others; what SIMDe 0.7.4 lacks or does otherwise is below. Wrong shuffles, masks, tails,
-// alignments and orders of the sums show as on the real machine; what an instruction costs, and what a compiler makes of
-// it, does not.
+// SIMDe's, written and tested by others; what SIMDe 0.7.4 lacks or does otherwise is below. Wrong shuffles, masks,
+// tails, alignments and orders of the sums show as on the real machine; what an instruction costs, and what a compiler
+// makes of it, does not.
 
 // Eigen, the tests' oracle, has AVX-512 paths of its own.
 #define EIGEN_DONT_VECTORIZE
@@ -182,7 +182,5 @@ std::uint64_t compare(__m512i x, __m512i y, int predicate) {
 #define __AVX512DQ__ 1
 #define __AVX512BW__ 1
 #define __AVX512VL__ 1
-#ifndef TERSE_EMULATE_SKYLAKE  // the first processors with AVX-512 have no more
 #define __AVX512VNNI__ 1
 #define __AVX512BF16__ 1
-#endif

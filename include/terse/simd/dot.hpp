@@ -121,9 +121,9 @@ template <class Arch = default_arch, class Scale>
         [](auto, auto const& codes, index, floats<Arch> const& total) noexcept { return total + codes; });
 }
 
-/// Sums over rows first, first + 1, ..., a row a lane, whose terms are term(load, row, i, sum) as in `reduce`; lanes from
-/// `count` - first on repeat the last row. For rows that come from memory, which are asked for ahead: one after the
-/// other, since rows side by side wait for each other, but without a horizontal sum for each.
+/// Sums over rows first, first + 1, ..., a row a lane, whose terms are term(load, row, i, sum) as in `reduce`; lanes
+/// from `count` - first on repeat the last row. For rows that come from memory, which are asked for ahead: one after
+/// the other, since rows side by side wait for each other, but without a horizontal sum for each.
 template <class Arch, class Row, class Term>
 [[nodiscard, gnu::flatten]] floats<Arch> reduce_rows(index first, index count, Row row, index n, Term term) noexcept {
     constexpr index width = lanes<Arch>;
