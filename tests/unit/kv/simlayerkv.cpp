@@ -121,6 +121,34 @@ TEMPLATE_TEST_CASE("the share agrees with the whole attention matrix", "[kv][sim
     }
 }
 
+TEST_CASE("each head is judged by the slots that it holds", "[kv][simlayerkv]") {
+    // Eight slots and five: the newest hold .75 and .5, with the sink, the two before the query's own .5 and .875.
+    std::vector<float> const a = {.5F, 0, .125F, 0, .125F, 0, 0, .25F, .25F, 0, .5F, .125F, .125F, 9, 9, 9};
+    uneven const held{8, {8, 5}};
+    layer<float, ragged_view<float>> l{.keys = held.of<float>(nullptr, 2, 1),
+                                       .attention = head_major(a.data(), 2, 1, 8)};
+    arena memory;
+    for (auto const& [judged, share] : {std::pair{newest, 0.625F}, {before_queries, 0.6875F}, {before_each, 0.6875F}})
+        CHECK(policy{.last = 1, .recent = 2, .sinks = 1, .judged = judged}.judge(l, memory).value().share == share);
+    auto const lazy = policy{.threshold = 0.6F, .recent = 2, .sinks = 1, .judged = newest}(l, memory).value();
+    CHECK(list(lazy[0].sources) == tokens_list{0, 6, 7});
+    CHECK(list(lazy[1].sources) == tokens_list{0, 3, 4});
+
+    random_layer<> const r{6, 2, 40, 8, 4, 2};
+    index const lengths[] = {40, 23};
+    uneven const parts{40, {40, 23}};
+    auto const logs = logs_of_sums(r.view(parts));
+    auto known = r.view(parts);
+    known.log_sum_exp = view(logs.data(), 6, 4);
+    for (auto const judged : {before_queries, newest, before_each}) {
+        policy const p{.last = 3, .recent = 7, .sinks = 2, .judged = judged};
+        float mean = 0;
+        for (index h = 0; h < 2; ++h) mean += p.judge(r.alone(h, lengths[h]), memory).value().share / 2;
+        CHECK(p.judge(r.view(parts), memory).value().share == Approx(mean).epsilon(1e-5));
+        CHECK(p.judge(known, memory).value().share == Approx(mean).epsilon(4e-5));
+    }
+}
+
 TEST_CASE("with the engine's logs of sums no key but those of sinks and recent slots is read", "[kv][simlayerkv]") {
     index const n = 700;
     random_layer<> const r{6, 2, n, 24, 5, 29};
