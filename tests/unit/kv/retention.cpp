@@ -108,6 +108,10 @@ TEST_CASE("retention refuses a budget that it exceeds", "[kv][retention]") {
     CHECK(memory.used() == 0);
     std::vector<std::uint8_t> cells(48);
     CHECK(kv::voco_llama{}.fill(t, cells) == errc::bad_shape);
+    cells.resize(50);
+    CHECK(kv::voco_llama{}.fill(t, cells) == errc::bad_shape);
+    std::span<token_type const> const endless{t.data(), static_cast<std::size_t>(max_tokens) + 1};  // none is read
+    CHECK(kv::meta_tokens{}(endless, memory).error() == errc::bad_shape);
     require_exact_peak([&](arena& m) { return kv::voco_llama{}(t, m); });
     require_exact_peak([&](arena& m) { return kv::meta_tokens{}(t, m); });
 }
