@@ -52,6 +52,19 @@ TEST_CASE("adakv keeps the best slots of all heads", "[kv][adakv]") {
     }
 }
 
+TEST_CASE("adakv has room for what the authors' form keeps beyond the budget", "[kv][adakv]") {
+    // Of the best twelve slots the heads have 7, 3 and 2: half of these and 2 each are 5.5, 3.5 and 3, rounded one more.
+    std::vector<float> const values = {9, 9, 9, 9, 9, 9, 9, 5, 5, 5, 0, 0, 0, 0, 4, 4, 0, 0, 0, 0, 0};
+    budget::across_heads const share{.floor = 0.5, .form = budget::heads_form::kvcache_factory};
+    arena memory;
+    auto const plans = policy{{values, 3}, 4, share}(bare_layer(3, 7), memory).value();
+    CHECK(list(plans[0].sources) == tokens_list{0, 1, 2, 3, 4, 5});
+    CHECK(list(plans[1].sources) == tokens_list{0, 1, 2, 3});
+    CHECK(list(plans[2].sources) == tokens_list{0, 1, 2});
+    CHECK(policy{.keep = 4}.count(7, 3) == 12);
+    CHECK(policy{.keep = 9}.count(7, 3) == 21);
+}
+
 TEST_CASE("adakv keeps what is guarded, and serves heads of different lengths", "[kv][adakv]") {
     std::vector<float> const values = {9, 8, 7, 6, 1, 2, 3, not_a_number};
     policy const p{{values, 2}, 3, {.floor = 0, .least = 0}};
