@@ -58,6 +58,16 @@ TEST_CASE("deep_forcing keeps sinks, what recent queries point at, and recent fr
     CHECK(policy(l, memory).value()[0].kept() == 0);
 }
 
+TEST_CASE("deep_forcing adds up products without the layer's cap", "[kv][deep_forcing]") {
+    // Slot 1 has products of 9 and 0, slot 2 of 4 and 4: with a cap of one, 1 and 2.
+    std::vector<float> const keys = {0, 0, 9, 0, 4, 4, 0, 0}, queries = {1, 0, 0, 1};
+    layer<float> l{.keys = head_major(keys.data(), 1, 4, 2), .queries = head_major(queries.data(), 1, 2, 2)};
+    l.soft_cap = 1;
+    arena memory;
+    kv::deep_forcing const policy{.frame = 1, .capacity = 4, .keep = 3, .sinks = 1, .recent = 1};
+    CHECK(list(policy(l, memory).value()[0].sources) == tokens_list{0, 1, 3});
+}
+
 TEST_CASE("deep_forcing without room between keeps sinks and recent frames", "[kv][deep_forcing]") {
     std::vector<float> const keys(12, 1), query = {1};
     layer<float> const l{.keys = head_major(keys.data(), 1, 12, 1), .queries = head_major(query.data(), 1, 1, 1)};
