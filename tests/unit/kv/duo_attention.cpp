@@ -66,6 +66,7 @@ TEST_CASE("the heads with the lowest scores stream", "[kv][duo_attention]") {
     CHECK(streaming({.share = 0.5}, scores) == classes{0, 1, 0, 1, 0, 1});
     CHECK(streaming({.share = 0.4}, scores) == classes{0, 1, 0, 0, 0, 1});   // 2.4
     CHECK(streaming({.share = 0.25}, scores) == classes{0, 1, 0, 0, 0, 1});  // 1.5, to the even one
+    CHECK(kv::streaming_heads{.share = 0.25}.count(10) == 2);                // 2.5
     CHECK(streaming({.share = 0}, scores) == classes(6, 0));
     CHECK(streaming({.share = 1}, scores) == classes(6, 1));
     CHECK(streaming({}, {}).empty());
@@ -83,6 +84,7 @@ TEST_CASE("heads below a quantile stream", "[kv][duo_attention]") {
     CHECK(below(-2) == classes(6, 0));
     CHECK(below(1) == classes(6, 1));
     CHECK(below(7) == classes(6, 1));
+    CHECK(kv::streaming_heads{.share = 0.28, .quantile = true}.count(26) == 7);  // 7 of 25 steps, a bit more in double
     CHECK(streaming({.share = 0.5, .quantile = true}, {}).empty());
     CHECK(streaming({.share = 0.5, .quantile = true}, {3}) == classes{0});
 }
@@ -147,7 +149,8 @@ TEST_CASE("duo_attention says what does not fit", "[kv][duo_attention]") {
     CHECK(kv::duo_attention{.sinks = -1, .recent = 9}(bare_layer(2, 5), memory).error() == errc::bad_budget);
     CHECK(kv::duo_attention{.sinks = 9, .recent = -1}(bare_layer(2, 5), memory).error() == errc::bad_budget);
     CHECK(kv::duo_attention{.sinks = 0, .recent = 0}(bare_layer(2, 5), memory).error() == errc::bad_budget);
-    CHECK(kv::duo_attention{.streaming = mask}(bare_layer(3, 5), memory).error() == errc::bad_shape);
+    for (index const heads : {1, 3})
+        CHECK(kv::duo_attention{.streaming = mask}(bare_layer(heads, 5), memory).error() == errc::bad_shape);
     CHECK(kv::duo_attention{}(bare_layer(2, -1), memory).error() == errc::bad_shape);
     CHECK(kv::duo_attention{}(bare_layer(0, 5), memory).error() == errc::bad_shape);
     CHECK(memory.used() == 0);
@@ -211,6 +214,18 @@ TEMPLATE_TEST_CASE("the reach is that of keys turned one by one", "[kv][duo_atte
                 CHECK(list(scorer(l, memory, threads{workers})->row(0)) == list(got.row(0)));
         }
     }
+}
+
+TEST_CASE("the reach of a head is that of the slots that it holds", "[kv][duo_attention]") {
+    random_layer<> r{4, 2, 20, 8, 6, 3};
+    uneven const held{20, {20, 11}};
+    std::fill_n(r.keys.row(11, 1), 9 * 8, not_a_number);
+    std::vector<float> const w = {1, 0.3F, 0.1F, 0.03F};
+    kv::head_reach const scorer{.encoding = {w}, .span = 15};
+    arena memory;
+    auto const got = scorer(r.view(held), memory).value();
+    CHECK(got.row(0)[0] == scorer(r.alone(0, 20), memory)->row(0)[0]);
+    CHECK(got.row(0)[1] == scorer(r.alone(1, 11), memory)->row(0)[0]);
 }
 
 TEST_CASE("the reach says what does not fit", "[kv][duo_attention]") {
