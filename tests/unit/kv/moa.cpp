@@ -111,6 +111,11 @@ TEST_CASE("moa says what does not fit", "[kv][moa]") {
     CHECK(kv::moa{.spans = one, .minimum = 0}(bare_layer(1, 5), memory).error() == errc::bad_budget);
     CHECK(kv::moa{.spans = one, .multiple = 0}(bare_layer(1, 5), memory).error() == errc::bad_budget);
     CHECK(kv::moa{.spans = one, .coming = -1}(bare_layer(1, 5), memory).error() == errc::bad_budget);
+    for (auto const beyond : {&kv::moa::minimum, &kv::moa::multiple, &kv::moa::coming}) {
+        kv::moa large{.spans = one};
+        large.*beyond = index{max_tokens} + 1;
+        CHECK(large(bare_layer(1, 5), memory).error() == errc::bad_budget);
+    }
     CHECK(kv::moa{.spans = nan}(bare_layer(1, 5), memory).error() == errc::bad_setting);
     CHECK(kv::moa{.spans = endless}(bare_layer(1, 5), memory).error() == errc::bad_setting);
     CHECK(kv::moa{}(bare_layer(1, 5), memory).error() == errc::bad_shape);
@@ -134,6 +139,7 @@ TEST_CASE("a band of blocks", "[kv][moa]") {
     CHECK_FALSE(band.sees(30, 31));
     CHECK(kv::block_band::of({-20, 0}, 64, 8).width == 1);
     CHECK(kv::block_band::of({-4, 0.25}, 64, 8).width == 1);  // -4 / 8 is rounded down
+    CHECK(kv::block_band::of({20, 0.2}, 64, 8).width == 3);   // 2 and 1.6
     CHECK(kv::block_band::of({0, 1.25}, 64, 8).width == 8);   // all there are
     CHECK(kv::block_band::of({1e300, 0}, 64, 8).width == 8);
 }
@@ -150,6 +156,7 @@ TEST_CASE("a band of tokens", "[kv][moa]") {
     CHECK_FALSE(band.sees(3, 4));
     CHECK(kv::token_band{{-4, 0.5}}.width(9) == 3);  // -4 + half of 14
     CHECK(kv::token_band{{-4, 0}}.width(9) == 0);
+    CHECK(kv::token_band{{8, -0.5}}.width(19) == 2);   // 8 less half of 12
     CHECK(kv::token_band{{-40, 0.25}}.width(3) == 0);  // -40 + 11
 }
 }  // namespace terse::test
