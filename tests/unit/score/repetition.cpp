@@ -98,6 +98,28 @@ TEMPLATE_TEST_CASE("repetition scores are those of the whole attention", "[score
     }
 }
 
+TEST_CASE("a head's repetitions are those among the slots that it holds", "[score][repetition]") {
+    random_layer<> r{4, 2, 40, 8, 12, 4};
+    uneven const held{40, {40, 25}};
+    std::fill_n(r.keys.row(25, 1), 15 * 8, not_a_number);
+    auto const rows = packed(attention_matrix(r.view(held)));
+    auto given = r.view(held);
+    given.attention = head_major(rows.data(), 4, 12, 40);
+    score::repetition const scorer{.prefix = 3, .period = 10};  // the second head's first query to vote is its second
+    arena memory;
+    index const lengths[] = {40, 25};
+    for (index h = 0; h < 2; ++h) {
+        auto const want = scorer(r.alone(h, lengths[h]), memory).value();
+        for (auto const& l : {r.view(held), given}) {
+            auto const got = scorer(l, memory).value();
+            CHECK(got.echo[static_cast<std::size_t>(h)] == Approx(want.echo[0]).epsilon(1e-5));
+            CHECK(got.induction[static_cast<std::size_t>(h)] == Approx(want.induction[0]).epsilon(1e-5));
+        }
+    }
+    // No query of a head is in a later period.
+    CHECK(score::repetition{.prefix = 3, .period = 22}(r.view(held), memory).error() == errc::bad_shape);
+}
+
 TEST_CASE("repetition says what does not fit", "[score][repetition]") {
     random_layer<> const r{4, 2, 20, 8, 6, 1};
     arena memory;
