@@ -69,6 +69,27 @@ TEMPLATE_TEST_CASE("heads are ranked by what they attend to of an answer that th
     }
 }
 
+TEST_CASE("an answer has no mass in slots that a head does not hold", "[score][answer_mass]") {
+    random_layer<> r{6, 2, 40, 8, 6, 4};
+    uneven const held{40, {40, 25}};
+    std::fill_n(r.keys.row(25, 1), 15 * 8, not_a_number);
+    std::vector<token> const ids = {1, 2, 3, 2, 5, 9, 9, 9, 9, 9}, steps = {1, 2, 7, 3, 1, 5};
+    score::answer_mass const whole{.answer = {20, 30}, .answer_ids = ids, .query_ids = steps},
+        half{.answer = {20, 25}, .answer_ids = std::span{ids}.first(5), .query_ids = steps};
+    auto rows = packed(attention_matrix(r.view(held)));
+    for (std::size_t i = 3 * 6 * 40; i < rows.size(); ++i)
+        if (i % 40 >= 25) rows[i] = 9;
+    auto given = r.view(held);
+    given.attention = head_major(rows.data(), 6, 6, 40);
+    arena memory;
+    auto const first = list(whole(r.alone(0, 40), memory).value().row(0)),
+               second = list(half(r.alone(1, 25), memory).value().row(0));
+    for (auto const& l : {r.view(held), given}) {
+        auto const got = whole(l, memory).value().row(0);
+        for (std::size_t h = 0; h < 6; ++h) CHECK(got[h] == Approx(h < 3 ? first[h] : second[h - 3]).epsilon(1e-5));
+    }
+}
+
 TEST_CASE("the mass of an answer says what does not fit", "[score][answer_mass]") {
     random_layer<> const r{6, 2, 50, 12, 9, 8};
     std::vector<token> const answer = {7, 3, 7, 5}, steps = {3, 9, 7, 1, 5, 7, 2, 3, 8};
@@ -78,6 +99,8 @@ TEST_CASE("the mass of an answer says what does not fit", "[score][answer_mass]"
     CHECK(error({.answer = {48, 52}, .answer_ids = answer, .query_ids = steps}) == errc::bad_shape);
     CHECK(error({.answer = {-1, 3}, .answer_ids = answer, .query_ids = steps}) == errc::bad_shape);
     CHECK(error({.answer = {11, 15}, .answer_ids = answer, .query_ids = answer}) == errc::bad_shape);
+    std::vector<token> const ten(10, 3);
+    CHECK(error({.answer = {11, 15}, .answer_ids = answer, .query_ids = ten}) == errc::bad_shape);
     CHECK(memory.used() == 0);
     score::answer_mass const s{.answer = {11, 15}, .answer_ids = answer, .query_ids = steps};
     require_exact_peak([&](arena& m) { return s(r.view(), m); });
