@@ -108,6 +108,35 @@ TEST_CASE("a sketch is of mean 0 and variance 1", "[score][leverage]") {
     CHECK(std::abs(next / n) < 0.015);
 }
 
+TEST_CASE("leverage is among the slots that a head holds", "[score][leverage]") {
+    random_layer<> r{2, 2, 30, 8, 1, 6};
+    uneven const held{30, {30, 17}};
+    std::fill_n(r.keys.row(17, 1), 13 * 8, 5.0F);
+    index const lengths[] = {30, 17};
+    score::leverage const s{.columns = 6, .sinks = 2, .recent = 3};
+    arena memory;
+    auto const got = s(r.view(held), memory).value();
+    double sum = 0, squares = 0;
+    for (index h = 0; h < 2; ++h) {
+        auto const want = s(r.alone(h, lengths[h]), memory).value().row(0), row = got.row(h);
+        auto const last = static_cast<std::size_t>(lengths[h]) - 3;
+        for (std::size_t t = 0; t < 30; ++t) {
+            CAPTURE(h, t);
+            if (t >= last + 3) {
+                CHECK(std::isnan(row[t]));
+            } else if (t < 2 || t >= last) {
+                CHECK(row[t] == infinity);
+            } else {  // as alone, but for the mean and the deviation, which are those of both heads
+                sum += static_cast<double>(row[t]), squares += static_cast<double>(row[t] * row[t]);
+                CHECK((row[t] - row[2]) * (want[3] - want[2]) ==
+                      Approx((want[t] - want[2]) * (row[3] - row[2])).epsilon(1e-3).margin(1e-3));
+            }
+        }
+    }
+    CHECK(sum == Approx(0).margin(1e-3));
+    CHECK(squares == Approx(36));  // of 37 slots
+}
+
 TEST_CASE("leverage takes odd input", "[score][leverage]") {
     auto keys = random_heads(2, 40, 8, 3);
     arena memory;
@@ -164,12 +193,16 @@ TEST_CASE("leverage says what does not fit", "[score][leverage]") {
     CHECK(error({.sinks = -1}) == errc::bad_setting);
     CHECK(error({.recent = -1}) == errc::bad_setting);
     CHECK(error({.sketch = {sketch.values.data(), 2, 7, 5, 40, 5}}) == errc::bad_shape);
+    CHECK(error({.sketch = {sketch.values.data(), 2, 9, 5, 40, 5}}) == errc::bad_shape);
     CHECK(error({.sketch = {sketch.values.data(), 3, 8, 5, 0, 5}}) == errc::bad_shape);
     CHECK(error({.sketch = {sketch.values.data(), 2, 8, 0, 40, 5}}) == errc::bad_setting);
     CHECK(error({.pre_rope_keys = stored.by_head()}) == errc::bad_shape);  // another element type
     auto shorter = keys.by_head();
     shorter.tokens = 19;
     CHECK(error({.pre_rope_keys = shorter}) == errc::bad_shape);
+    auto fewer = keys.by_head();
+    fewer.heads = 1;
+    CHECK(error({.pre_rope_keys = fewer}) == errc::bad_shape);
     CHECK(score::leverage{}(layer<float>{}, memory).error() == errc::bad_shape);
     CHECK(memory.used() == 0);
     require_exact_peak([&](arena& a) { return score::leverage{.columns = 5}(l, a); });
