@@ -99,6 +99,37 @@ TEST_CASE("attention without a mask by hand", "[score][non_causal]") {
     for (std::size_t t = 0; t < 3; ++t) CHECK(got.row(0)[t] == Approx(want[0][t]).epsilon(1e-5));
 }
 
+TEST_CASE("attention without a mask is among the slots that a head holds", "[score][non_causal]") {
+    random_layer<> r{4, 2, 30, 8, 30, 6};
+    uneven const held{30, {30, 17}};
+    for (auto* const x : {&r.keys, &r.values}) std::fill_n(x->row(17, 1), 13 * 8, 5.0F);
+    index const lengths[] = {30, 17};
+    score::non_causal_attention const s{.chunk = 8, .sinks = 2, .recent = 3};
+    arena memory;
+    auto const got = s(r.view(held), memory).value();
+    double sum = 0, squares = 0;
+    for (index h = 0; h < 2; ++h) {
+        auto l = r.alone(h, lengths[h]);
+        l.queries.tokens = lengths[h];
+        auto const want = s(l, memory).value().row(0), row = got.row(h);
+        auto const first = std::size_t{2}, last = static_cast<std::size_t>(lengths[h]) - 3;
+        for (std::size_t t = 0; t < 30; ++t) {
+            CAPTURE(h, t);
+            if (t >= last + 3) {
+                CHECK(std::isnan(row[t]));
+            } else if (t < first || t >= last) {
+                CHECK(row[t] == infinity);
+            } else {  // as alone, but for the mean and the deviation, which are those of both heads
+                sum += static_cast<double>(row[t]), squares += static_cast<double>(row[t] * row[t]);
+                CHECK((row[t] - row[2]) * (want[3] - want[2]) ==
+                      Approx((want[t] - want[2]) * (row[3] - row[2])).epsilon(1e-3).margin(1e-4));
+            }
+        }
+    }
+    CHECK(sum == Approx(0).margin(1e-3));
+    CHECK(squares == Approx(36));  // of 37 slots
+}
+
 TEST_CASE("attention without a mask takes odd input", "[score][non_causal]") {
     random_layer<> r{4, 2, 24, 8, 24, 6};
     arena memory;
@@ -139,6 +170,7 @@ TEST_CASE("attention without a mask says what does not fit", "[score][non_causal
     CHECK(without([](layer<float>& l) { l.queries = {}; }) == errc::bad_shape);
     CHECK(without([](layer<float>& l) { l.values = {}; }) == errc::bad_shape);
     CHECK(without([](layer<float>& l) { l.values.tokens = 19; }) == errc::bad_shape);
+    CHECK(without([](layer<float>& l) { l.values.heads = 1; }) == errc::bad_shape);
     CHECK(memory.used() == 0);
     require_exact_peak([&](arena& a) { return score::non_causal_attention{.chunk = 8}(all_of(r), a); });
 }
