@@ -159,6 +159,41 @@ TEST_CASE("expected attention by hand", "[score][expected]") {
     check({e[0] / total, e[1] / total, e[2] / total});
 }
 
+TEST_CASE("expected attention is spread over the slots that a head holds", "[score][expected]") {
+    random_layer<> r{4, 2, 30, 8, 1, 3};
+    statistics const known(4, 8, 6);
+    auto const f = frequencies(4);
+    uneven const held{30, {30, 17}};
+    std::fill_n(r.keys.row(17, 1), 13 * 8, 3.0F);
+    index const lengths[] = {30, 17};
+    arena memory;
+    for (bool const squares : {false, true}) {
+        score::expected_attention s{.mean = known.means(), .encoding = {f}, .next = 50, .sinks = 2};
+        if (squares) s.covariance = known.covariance.by_head();
+        auto const got = s(r.view(held), memory).value();
+        for (index h = 0; h < 2; ++h) {
+            score::expected_attention own = s;
+            own.mean = {known.mean.row(0, 2 * h), 2, 8, 8};
+            if (squares) own.covariance = head_major(known.covariance.row(0, 2 * h), 2, 8, 8);
+            auto const want = own(r.alone(h, lengths[h]), memory).value().row(0);
+            for (std::size_t t = 0; t < 30; ++t) {
+                if (static_cast<index>(t) >= lengths[h])
+                    CHECK(std::isnan(got.row(h)[t]));
+                else if (t < 2)
+                    CHECK(got.row(h)[t] == infinity);
+                else
+                    CHECK(got.row(h)[t] == Approx(want[t]).epsilon(1e-5));
+            }
+        }
+        // The next position is the one after the longest head's last.
+        s.next = 0;
+        auto const first = list(s(r.view(held), memory).value().row(1));
+        s.next = 30;
+        auto const same = list(s(r.view(held), memory).value().row(1));
+        CHECK(std::equal(first.begin(), first.begin() + 17, same.begin()));
+    }
+}
+
 TEST_CASE("positions to come follow the last slot's position", "[score][expected]") {
     random_layer<> const r{2, 2, 10, 8, 1, 3};
     statistics const known(2, 8, 6);
@@ -246,6 +281,10 @@ TEST_CASE("expected attention says what does not fit", "[score][expected]") {
     CHECK(error([](scorer& s, auto&) { s.mean = {}; }) == errc::bad_shape);
     CHECK(error([](scorer& s, auto&) { s.mean.dim = 7; }) == errc::bad_shape);
     CHECK(error([](scorer& s, auto&) { s.mean.tokens = 3; }) == errc::bad_shape);
+    CHECK(error([](scorer& s, auto&) { s.mean.tokens = 3, s.covariance = {}; }) == errc::bad_shape);
+    CHECK(error([](scorer& s, auto&) { s.encoding.axis = {0, 2}; }) == errc::bad_setting);
+    std::vector<token> const positions(19);
+    CHECK(error([&](scorer&, auto& l) { l.positions = view(positions.data(), 1, 19); }) == errc::bad_shape);
     CHECK(error([](scorer& s, auto&) { s.covariance.heads = 2; }) == errc::bad_shape);
     CHECK(error([](scorer& s, auto&) { s.covariance.tokens = 7; }) == errc::bad_shape);
     CHECK(error([](scorer& s, auto&) { s.covariance.dim = 7; }) == errc::bad_shape);
