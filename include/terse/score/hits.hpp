@@ -134,7 +134,7 @@ struct hits {
         index const stride = l.attention.head_stride;
         for (index i = l.window() - voters(l); i < l.window(); ++i) {
             float const* const rows = l.attention.row(kv * l.group(), i);
-            index const seen = std::min(l.visible(kv, i), l.length(kv));
+            index const seen = l.visible(kv, i);
             if (counted == hit::above_uniform)
                 simd::add_hits(rows, stride, l.group(), 1 / static_cast<float>(seen), out.data(), seen);
             for (index h = 0; counted == hit::attention && h < l.group(); ++h)
@@ -157,7 +157,7 @@ struct hits {
     void add_above_quantile(layer<T, Cache> const& l, index kv, std::span<float> out, std::span<float> room,
                             std::span<std::int32_t> ranks) const noexcept {
         for (index i = l.window() - voters(l); i < l.window(); ++i) {
-            index const seen = std::min(l.visible(kv, i), l.length(kv));
+            index const seen = l.visible(kv, i);
             if (seen < 1) continue;
             // What is above the quantile between two values is above the lower one.
             index const above = seen - static_cast<index>(quantile * static_cast<double>(seen - 1));

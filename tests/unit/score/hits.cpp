@@ -105,6 +105,19 @@ TEST_CASE("a hit is more than an equal share, or than a quantile", "[score][hits
     CHECK(row_of(score::hits{.counted = above_quantile, .quantile = 1}(l, memory)) == std::vector<float>(5, 0.0F));
 }
 
+TEST_CASE("what is little more than an equal share is a hit, and what no query sees is none", "[score][hits]") {
+    std::vector<float> const keys = {2e-5F, 0}, one = {1};  // 1e-5 more than half
+    layer<float> const near{.keys = head_major(keys.data(), 1, 2, 1), .queries = head_major(one.data(), 1, 1, 1)};
+    arena memory;
+    CHECK(row_of(score::hits{}(near, memory)) == std::vector<float>{1, 0});
+
+    std::vector<float> const a = {.75F, .25F, 0};
+    std::vector<token> const second = {1};
+    layer<float> early = given(a, 1, 1);
+    early.query_positions = second;
+    CHECK(row_of(score::hits{.counted = attention, .per_visible = true}(early, memory)) == a);
+}
+
 TEST_CASE("an equal share is no hit", "[score][hits]") {
     for (index const n : {1, 3, 49, 98, 1000}) {
         std::vector<float> const keys(at(n), 1.0F), equal(at(n), 1 / static_cast<float>(n)), zeros(at(n), 0.0F);
@@ -179,6 +192,38 @@ TEST_CASE("the engine's log of a query's sum spares hits the search for it", "[s
     arena memory;
     for (auto const counted : {above_uniform, above_quantile, attention})
         CHECK(row_of(score::hits{.counted = counted}(l, memory)) == std::vector<float>(700, 0.0F));
+}
+
+TEST_CASE("hits of heads that hold different numbers of slots", "[score][hits]") {
+    random_layer<> r{6, 2, 40, 8, 30, 7};
+    uneven const held{40, {40, 25}};  // the second head's first five queries see nothing
+    std::fill_n(r.keys.row(25, 1), 15 * 8, not_a_number);
+    auto const rows = packed(attention_matrix(r.view(held))), logs = logs_of_sums(r.view(held));
+    auto handed = r.view(held), known = r.view(held);
+    handed.attention = head_major(rows.data(), 6, 30, 40);
+    known.log_sum_exp = view(logs.data(), 6, 30);
+    arena memory;
+    for (auto const counted : {above_uniform, above_quantile, attention})
+        for (bool const per_visible : {false, true}) {
+            CAPTURE(static_cast<int>(counted), per_visible);
+            score::hits const of_all{.queries = 30, .counted = counted, .per_visible = per_visible};
+            score::hits of_second = of_all;
+            of_second.queries = 25;
+            auto short_head = r.alone(1, 25);
+            short_head.queries.data = short_head.queries.row(0, 5), short_head.queries.tokens = 25;
+            auto const first = list(of_all(r.alone(0, 40), memory).value().row(0)),
+                       second = list(of_second(short_head, memory).value().row(0));
+            for (auto const& l : {r.view(held), handed, known}) {
+                auto const got = of_all(l, memory).value();
+                for (std::size_t t = 0; t < 40; ++t) {
+                    CHECK(got.row(0)[t] == Approx(first[t]).epsilon(1e-4));
+                    if (t < 25)
+                        CHECK(got.row(1)[t] == Approx(second[t]).epsilon(1e-4));
+                    else
+                        CHECK(std::isnan(got.row(1)[t]));
+                }
+            }
+        }
 }
 
 TEST_CASE("hits say what does not fit", "[score][hits]") {
