@@ -206,6 +206,8 @@ TEST_CASE("hit counts refuse what does not fit and stay as they were", "[kv][hit
     l = r.view();
     l.keys.heads = 1;
     CHECK(counts.add(l, memory) == errc::bad_shape);
+    uneven const held{10, {10, 7}};
+    CHECK(counts.add(r.view(held), memory) == errc::bad_shape);
     l = r.view();
     l.queries.dim = 3;
     CHECK(counts.add(l, memory) == errc::bad_shape);
