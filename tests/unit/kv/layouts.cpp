@@ -383,6 +383,9 @@ TEST_CASE("moves need an ascending selection and memory", "[kv][layouts][moves]"
     CHECK(kv::moves({.tokens = 6, .sources = std::span{gaps}.first(2), .offsets = offsets}, memory).error() ==
           errc::bad_plan);
     require_exact_peak([&](arena& m) { return kv::moves(select_rows(gaps, 6), m); });
+
+    plan const two[] = {select_rows(gaps, 6), select_rows(std::span{gaps}.first(1), 6)};
+    CHECK(kv::freed(plans{two}, 2) == 3 + 5);
 }
 
 }  // namespace terse::test
