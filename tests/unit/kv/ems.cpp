@@ -91,6 +91,8 @@ TEST_CASE("ems says what does not fit", "[kv][ems]") {
     arena memory;
     auto const error = [&](kv::ems const& p) { return p(r.view(), memory).error(); };
     CHECK(error({.keep = 8, .window = 0}) == errc::bad_setting);
+    CHECK(error({.keep = 80, .window = 0}) == errc::bad_setting);  // also where nothing must go
+    CHECK(kv::ems{.group = score::reduction::max}.scorer().group == score::reduction::max);
     CHECK(score::global_local{.queries = 0}(r.view(), memory).error() == errc::bad_setting);
     CHECK(error({.keep = 0, .window = 4}) == errc::bad_budget);
     CHECK(error({.keep = 3, .window = 4}) == errc::bad_budget);
