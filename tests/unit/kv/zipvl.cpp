@@ -27,6 +27,9 @@ TEST_CASE("zipvl counts by sums and chooses by means", "[kv][zipvl]") {
     CHECK(kept({.share = 0.8, .recent = 1}) == tokens_list{0, 3, 4});
     CHECK(kept({.share = 0.1, .sinks = 4, .recent = 4}) == tokens_list{0, 1, 2, 3, 4});
 
+    // Where all stay no attention is needed.
+    CHECK(kv::zipvl{.least = 5}(bare_layer(1, 5), memory).value()[0].kept() == 5);
+
     std::vector<range> const guarded = {{2, 3}};
     layer<float> l = given(a, 1, 3);
     l.guarded = guarded;
