@@ -94,12 +94,16 @@ TEST_CASE("compresskv asks a few heads, and keeps the same for all", "[kv][compr
     CHECK(with({1, 2}, 3) == tokens_list{1, 2, 4});
     CHECK(with({0, 1, 2}, 2) == tokens_list{1, 4});
     CHECK(with({0}, 5) == tokens_list{0, 1, 2, 3, 4});
+    std::vector<index> const first{0};
+    CHECK(kept(kv::compresskv{.heads = first, .keep = 3, .window = 1, .sinks = 2}(given(a, 3, 1, 3), memory)) ==
+          tokens_list{0, 1, 4});
 
     // Each head is pooled before they are averaged: maxima of 0.7 0.7 0.1 0.1 and 0.2 0.6 0.6 0.6, not of the mean.
     std::vector<index> const two{0, 2};
     kv::compresskv const pooled{.heads = two, .keep = 3, .window = 1, .pool = score::pooling::max, .kernel = 3};
     auto const s = pooled.scorer()(given(a, 3, 1, 3), memory).value();
     CHECK(s.heads == 1);
+    CHECK(s.tokens == 4);  // those before the window
     CHECK(s.row(0)[0] == Approx(0.45F));
     CHECK(s.row(0)[1] == Approx(0.65F));
     CHECK(s.row(0)[2] == Approx(0.35F));
