@@ -49,9 +49,7 @@ struct ring {
         return std::min(next, std::max({sinks, oldest, next - recent}));
     }
     /// Tokens to attend to: sinks and window.
-    [[nodiscard]] constexpr index size() const noexcept {
-        return std::min(next, sinks) + std::max<index>(next - std::max(sinks, window_begin()), 0);
-    }
+    [[nodiscard]] constexpr index size() const noexcept { return std::min(next, sinks) + next - window_begin(); }
     /// The position of token i of size(), from the oldest on.
     [[nodiscard]] constexpr index position(index i) const noexcept {
         return i < sinks ? i : window_begin() + (i - sinks);

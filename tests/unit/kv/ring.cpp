@@ -136,14 +136,21 @@ TEST_CASE("a ring refuses what would lose rows", "[kv][ring]") {
     CHECK(kv::ring{.recent = 0, .spare = 1}.check() == errc::ok);
     CHECK(kv::ring{.recent = 4, .spare = -1}.check() == errc::bad_setting);
     CHECK(kv::ring{.next = -1}.check() == errc::bad_setting);
+    CHECK(kv::ring{.sinks = 2, .recent = 5, .next = 9, .oldest = 6}.size() == 2 + 3);  // 4 and 5 are not there
     CHECK(kv::ring{.recent = max_tokens}.check() == errc::bad_shape);
+    CHECK(kv::ring{.next = index{max_tokens} + 1}.check() == errc::bad_shape);
+    kv::ring late{.recent = 4, .next = max_tokens, .oldest = index{max_tokens} - 4};
+    CHECK(late.append() == errc::bad_shape);
     kv::ring none{.recent = 0};
     CHECK(none.append() == errc::bad_setting);
     CHECK(none.take_back(0) == errc::bad_setting);
     CHECK(kv::in_order(w.cache(), none).error() == errc::bad_setting);
     CHECK(kv::in_order(w.cache(), kv::ring{.sinks = 2, .recent = 4}).error() == errc::bad_shape);
-    tokens_list one(1);
-    CHECK(w.r.positions(one) == errc::bad_shape);
+    CHECK(kv::in_order(w.cache(), kv::ring{.sinks = 2, .recent = 7}).error() == errc::bad_shape);
+    for (index const other : {1, 4}) {
+        tokens_list out(static_cast<std::size_t>(other));
+        CHECK(w.r.positions(out) == errc::bad_shape);
+    }
 }
 
 TEST_CASE("scorers read a ring as they read its rows in order", "[kv][ring]") {
@@ -250,13 +257,19 @@ TEST_CASE("promotion moves rows of any layout, codes with their scales, and refu
     CHECK(kv::promote(shared, 3, victims) == errc::bad_plan);
 
     auto const cache = head_major(values.data(), 2, 4, 3);
-    std::vector<token> const far{2, 4}, below{-1, 0}, few{1};
+    std::vector<token> const far{2, 4}, below{-1, 0}, few{1}, many{2, 0, 1};
     CHECK(kv::promote(cache, 3, far) == errc::bad_shape);
     CHECK(kv::promote(cache, 3, below) == errc::bad_shape);
     CHECK(kv::promote(cache, 3, few) == errc::bad_shape);
+    CHECK(kv::promote(cache, 3, many) == errc::bad_shape);
     CHECK(kv::promote(cache, 4, victims) == errc::bad_shape);
     CHECK(kv::promote(cache, -1, victims) == errc::bad_shape);
+    std::vector<token> const starts{0, 4, 8}, held{4, 3};
+    auto const uneven_heads = ragged(values.data(), starts, held, 3);
+    CHECK(kv::promote(uneven_heads, 3, victims) == errc::bad_shape);  // the second head holds three
     CHECK(values == before);
+    CHECK(kv::promote(uneven_heads, 2, std::vector<token>{1, 0}) == errc::ok);
+    CHECK(values[12] == before[18]);
 }
 
 }  // namespace terse::test
