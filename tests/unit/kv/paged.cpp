@@ -256,6 +256,9 @@ TEST_CASE("a shared block is copied only where rows must go into it", "[kv][page
     tokens_list const old = {0, 1, 2}, none;
     tokens_list table(2);
     CHECK(copied.edit(old, none, table) == errc::bad_shape);
+    tokens_list const fresh = {7, 8, 9};
+    CHECK(copied.edit(std::span{old}.first(2), fresh, table) == errc::bad_shape);
+    CHECK(copied.edit(fresh, fresh, std::span{table}.first(1)) == errc::bad_shape);
 }
 
 TEST_CASE("packing refuses what does not fit", "[kv][paged]") {
@@ -289,6 +292,7 @@ TEST_CASE("packing refuses what does not fit", "[kv][paged]") {
     c.block_tokens = 6;
     CHECK(moved(c, {used[0]}) == errc::bad_shape);
     CHECK(moved(cache.view(used), {}) == errc::bad_shape);
+    CHECK(moved(cache.view(std::span{used}.first(2)), {used[0]}) == errc::bad_shape);
     selections const three({{0}, {1}, {2}}, 12);
     auto const each = kv::pack(three.all(), 4, memory).value();
     CHECK(kv::move_rows(cache.view(used), std::span{used}.first(1), each) == errc::bad_shape);
