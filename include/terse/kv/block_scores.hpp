@@ -140,7 +140,6 @@ struct block_scores {
     /// @return  errc::bad_plan unless it is one selection for all heads, in ascending order; errc::bad_shape when it is
     ///          for another number of slots
     errc compact(plans const& kept) noexcept {
-        if (!kept.shared()) return errc::bad_shape;
         if (errc const error = check_compaction(kept, 1, used); error != errc::ok) return error;
         if (!sums.empty()) simd::compact_rows(sums.data(), 1, kept[0].sources, 1);
         if (!since.empty()) simd::compact_rows(since.data(), 1, kept[0].sources, 1);

@@ -65,7 +65,7 @@ TEST_CASE("a prompt scored by its last queries counts those", "[kv][block_scores
     state_of s(9);
     CHECK(s.state.add(row{1, 1, 1, 1, 1, 1}, 1, 3) == errc::ok);
     CHECK(s.counts() == counts{3, 3, 3, 3, 2, 1});
-    CHECK(s.state.add(row{1, 1, 1, 1, 1, 1, 1, 1}, 1, 2) == errc::ok);  // the next chunk has all of its queries vote
+    CHECK(s.state.add(row{1, 1, 1, 1, 1, 1, 1, 1}, 1, 1) == errc::ok);  // the next chunk has all of its queries vote
     CHECK(s.counts() == counts{5, 5, 5, 5, 4, 3, 2, 1});
     CHECK(s.state.add(row(9, 1.0F)) == errc::ok);
     CHECK(s.counts() == counts{6, 6, 6, 6, 5, 4, 3, 2, 1});
@@ -102,6 +102,10 @@ TEST_CASE("part of the scores is pooled with what comes after it", "[kv][block_s
     auto const none = s.state.values(2, 2, 3, memory).value();
     CHECK(none.empty());
     CHECK(s.state.values(0, 6, 0, memory).error() == errc::bad_setting);
+    state_of sums(4);
+    CHECK(sums.state.add(row{1, 2, 3, 4}) == errc::ok);
+    auto const part = sums.state.values(1, 3, 1, memory).value();
+    CHECK(doubles(part.begin(), part.end()) == doubles{2, 3});
 }
 
 TEST_CASE("NaN counts as nothing in a sum's maxima", "[kv][block_scores]") {
@@ -135,6 +139,10 @@ TEST_CASE("block scores refuse what does not fit, and change nothing", "[kv][blo
     row ring(7);
     kv::block_scores ragged{.history = ring, .capacity = 4};
     CHECK(ragged.add(few) == errc::bad_shape);
+    row steps(8);
+    kv::block_scores remembering{.history = steps, .capacity = 4};
+    CHECK(remembering.add(std::span{steps}.last(3)) == errc::aliased);
+    CHECK(kv::block_scores{.history = ring}.add({}) == errc::bad_shape);
     kv::block_scores late{.sums = s.sums, .capacity = 4, .queries = max_tokens};
     CHECK(late.add(few) == errc::bad_shape);
     CHECK(s.state.add({}) == errc::bad_shape);
