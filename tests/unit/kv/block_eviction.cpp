@@ -202,6 +202,10 @@ TEST_CASE("the lowest blocks between sinks and recent ones go", "[kv][block_evic
     auto newer = small;
     newer.newer_wins = true;
     CHECK(of_scores(newer, blocks_of({0, 5, 5, 5, 0})).evicted == tokens_list{1});
+    auto part = small;
+    part.keep = 18;  // half a block more is none
+    CHECK(of_scores(part, blocks_of({0, 7, 3, 5, 4, 0})).evicted == tokens_list{2, 4});
+    CHECK(part.count(24) == 16);
     auto scores = blocks_of({0, 5, 4, 6, 0});
     scores[6] = not_a_number;  // no score: minus infinity
     CHECK(of_scores(small, scores).evicted == tokens_list{1});
@@ -242,8 +246,34 @@ TEST_CASE("adaptive R-KV keeps the mass, then what is unlike the rest", "[kv][bl
     CHECK(policy.choose(s.state, view(diversity.data(), 4, 20), memory).error() == errc::bad_shape);
     CHECK(policy.choose(s.state, memory).error() == errc::bad_shape);  // by what?
 
+    CHECK(policy.choose(s.state, view(diversity.data(), 5, 19), memory).error() == errc::bad_shape);
+
+    // The first is guarded: the second and third have the mass of the others, or there is none and diversity decides.
+    std::vector<range> const guarded = {{5, 6}};
+    auto const spared = [&] {
+        auto const given = view(diversity.data(), 5, 20);
+        return chosen(policy.choose(s.state, given, memory, serial{}, guarded)).evicted;
+    };
+    CHECK(spared() == tokens_list{4, 5});
+    policy.mass = 0;
+    CHECK(spared() == tokens_list{2, 4});
+
     policy.mass = 1;  // all places by mass
     CHECK(chosen(policy.choose(s.state, view(diversity.data(), 5, 20), memory)).evicted == tokens_list{4, 5});
+}
+
+TEST_CASE("of blocks that are equal in mass and diversity the earlier stay, or the later", "[kv][block_eviction]") {
+    auto policy = small;
+    policy.keep = 20;
+    policy.aggregation = block_aggregation::adaptive_rkv;
+    policy.mass = 0.2;  // one block's
+    state_of s(policy, 28);
+    CHECK(policy.add(s.state, blocks_of({0, 3, 3, 3, 3, 3, 0})) == errc::ok);
+    std::vector<float> const equal(5 * 20, -1.0F);
+    arena memory;
+    CHECK(chosen(policy.choose(s.state, view(equal.data(), 5, 20), memory)).evicted == tokens_list{4, 5});
+    policy.newer_wins = true;
+    CHECK(chosen(policy.choose(s.state, view(equal.data(), 5, 20), memory)).evicted == tokens_list{1, 2});
 }
 
 TEST_CASE("the diversity of the keys decides as their whole matrix does", "[kv][block_eviction]") {
@@ -314,8 +344,25 @@ TEST_CASE("guarded slots stay with their blocks", "[kv][block_eviction]") {
     auto l = r.view();
     l.guarded = guarded;
     CHECK(chosen(small.choose(s.state, l, memory)).evicted == tokens_list{3, 4});
+    // The first and the last slot of a block, without its neighbours.
+    for (auto const& [slots, evicted] : {std::pair{range{12, 13}, tokens_list{2, 4}}, {{11, 12}, {3, 4}}}) {
+        guarded = {slots};
+        CHECK(chosen(small.choose(s.state, memory, serial{}, guarded)).evicted == evicted);
+        CHECK(chosen(small.choose(s.state, l, memory)).evicted == evicted);
+    }
     guarded = {{7, 17}};
     CHECK(small.choose(s.state, memory, serial{}, guarded).error() == errc::bad_budget);
+
+    // By positions: from slot 8 on they are ten more.
+    tokens_list positions(24);
+    for (token t = 0; t < 24; ++t) positions[static_cast<std::size_t>(t)] = t < 8 ? t : t + 10;
+    l.positions = view<token const>(positions.data(), 1, 24);
+    for (auto const& [held, evicted] :
+         {std::pair{range{19, 20}, tokens_list{3, 4}}, {{9, 17}, {2, 4}}, {{17, 18}, {2, 4}}, {{18, 19}, {3, 4}}}) {
+        CAPTURE(held.begin);
+        guarded = {held};
+        CHECK(chosen(small.choose(s.state, l, memory)).evicted == evicted);
+    }
 }
 
 TEST_CASE("hundreds of steps agree with the published algorithm", "[kv][block_eviction]") {
@@ -456,6 +503,7 @@ TEST_CASE("block eviction refuses what cannot be", "[kv][block_eviction]") {
     CHECK(error([](auto& p) { p.block = 0; }) == errc::bad_setting);
     CHECK(error([](auto& p) { p.block = 3; }) == errc::bad_setting);
     CHECK(error([](auto& p) { p.sinks = 3; }) == errc::bad_setting);
+    CHECK(error([](auto& p) { p.recent = 3; }) == errc::bad_setting);
     CHECK(error([](auto& p) { p.snapkv_window = -1; }) == errc::bad_setting);
     CHECK(error([](auto& p) { p.pool = 0; }) == errc::bad_setting);
     CHECK(error([](auto& p) { p.pool = 1025; }) == errc::bad_setting);
