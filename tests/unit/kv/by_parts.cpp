@@ -153,6 +153,13 @@ TEST_CASE("blocks keep what is guarded, and serve heads of different lengths", "
     CHECK(list(kv::by_chunks<score::norm>{{}, {.5}, 5}(l, memory).value()[0].sources) == tokens_list{0, 3, 5, 7});
 
     std::vector<float> const two = {5, 4, 3, 2, 1, 0, 5, 4, 3, not_a_number, not_a_number, not_a_number};
+    // Positions of some slots alone.
+    l.positions.dim = 9;
+    auto const used = memory.used();
+    CHECK(kv::by_blocks<score::norm>{{}, 3, 2}(l, memory).error() == errc::bad_shape);
+    CHECK(kv::by_chunks<score::norm>{{}, {.5}, 5}(l, memory).error() == errc::bad_shape);
+    CHECK(memory.used() == used);
+
     uneven const held{6, {6, 3}};
     auto const cache = held.of(two.data(), 2, 1);
     layer<float, ragged_view<float>> const shorter{.keys = cache, .values = cache};
