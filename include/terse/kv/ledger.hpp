@@ -89,7 +89,8 @@ class ledger {
         header const& h = *l.head_;
         if (h.mark != header{}.mark || !is_valid(h.sizes)) return errc::bad_shape;
         if (!fits(h.sizes, memory)) return errc::out_of_memory;
-        if (h.held < 0 || h.held > h.sizes.window || h.newest < 0 || h.newest > h.sizes.window) return errc::bad_shape;
+        index const places = std::max<index>(h.sizes.window, 1);
+        if (h.held < 0 || h.held > h.sizes.window || h.newest < 0 || h.newest >= places) return errc::bad_shape;
         for (index head = 0; head < h.sizes.kv_heads; ++head) {
             index const length = l.lengths()[head];
             if (length < 0 || length > h.sizes.capacity) return errc::bad_shape;

@@ -276,6 +276,20 @@ TEST_CASE("heads keep their own slots, and renumbering says how far keys turn", 
     CHECK(e.ledger().commit({plans{uneven}}) == errc::ok);
     CHECK(list(e.ledger().all_lengths()) == tokens_list{2, 3});
     CHECK(e.ledger().longest() == 3);
+
+    // The fullest head says whether to ask, here with a layer that holds other numbers, and whether there is room.
+    e.memory.rewind();
+    CHECK_FALSE(e.ledger().evict_if_needed(a, e.view(), {.above = 3}, e.memory)->evicts());
+    auto queries = e.all.queries.by_head();
+    auto const append = [&](index added) {
+        queries.tokens = added;
+        return e.ledger().append(added, queries);
+    };
+    index const room = e.ledger().sizes().capacity - 3;
+    CHECK(append(room + 1) == errc::bad_shape);
+    CHECK(append(1) == errc::ok);
+    CHECK(e.ledger().evict_if_needed(a, e.view(), {.above = 3}, e.memory).error() == errc::bad_shape);
+    CHECK(append(room - 1) == errc::ok);
 }
 
 TEST_CASE("a ledger makes room for another turn", "[kv][ledger]") {
@@ -327,6 +341,7 @@ TEST_CASE("shared prefixes and speculative tails stay until they are released", 
     e.require_keys_at_positions();
     CHECK(e.ledger().take_back(-1) == errc::bad_shape);
     CHECK(e.ledger().take_back(1000) == errc::bad_shape);
+    CHECK(e.ledger().take_back(e.ledger().next_position() + 1) == errc::bad_shape);
 
     // Of a window of two, one query is left when one token is taken back.
     index const next = e.ledger().next_position();
@@ -376,6 +391,23 @@ TEST_CASE("a copy of a ledger's memory is a ledger: fork, save, restore", "[kv][
         b0 = was;
     }
     CHECK(books::attach(saved.bytes()));
+
+    // No number of the window's size makes one that writes past its memory either.
+    auto const size = saved.bytes().size();
+    auto const window = static_cast<std::byte>(fork.sizes().window);
+    for (std::size_t byte = 0; byte < 128; ++byte) {
+        fixed_memory guarded(size + 4096);
+        std::fill(guarded.bytes().begin(), guarded.bytes().end(), std::byte{0xAB});
+        std::copy(saved.bytes().begin(), saved.bytes().end(), guarded.bytes().begin());
+        guarded.bytes()[byte] = window;
+        auto const attached = books::attach(guarded.bytes().first(size));
+        if (!attached) continue;
+        CAPTURE(byte);
+        books other = *attached;
+        static_cast<void>(other.append(2, queries));
+        auto const behind = guarded.bytes().subspan(size);
+        CHECK(std::count(behind.begin(), behind.end(), std::byte{0xAB}) == 4096);
+    }
 }
 
 TEST_CASE("a prompt in chunks is the prompt", "[kv][ledger]") {
