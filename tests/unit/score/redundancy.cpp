@@ -92,6 +92,7 @@ TEST_CASE("redundancy by hand", "[score][redundancy]") {
     check({.forgive_share = 0.4}, {2, 1, 0});  // of three slots one
     check({.forgive_share = 0.1}, {2, 1, 0});  // at least
     check({.forgive_share = 0.7}, {0, 0, 0});
+    check({.forgive_share = 1}, {0, 0, 0});
     // As published: lists 0 1 2, 0 0 2 and 0 0 1.
     check({.published = true}, {2, 1, 0});
     check({.forgive = 2, .published = true}, {2, 1, 0});
@@ -200,6 +201,12 @@ TEST_CASE("a weighted sum has the slots that both score", "[score][weighted_sum]
     CHECK(sum{of(x), of(y), -1, 1}(0, memory).error() == errc::bad_setting);
     CHECK(sum{of(x), of(y), 1, -1}(0, memory).error() == errc::bad_setting);
     CHECK(sum{of(x), of(y), 1, not_a_number}(0, memory).error() == errc::bad_setting);
+
+    auto const one_row = [&x](int, arena&, serial const&) noexcept -> result<scores> { return scores{x, 1, 3, 3}; };
+    memory.rewind();
+    CHECK(score::weighted_sum<decltype(of(x)), decltype(one_row)>{of(x), one_row}(0, memory).error() ==
+          errc::bad_shape);
+    CHECK(memory.used() == 0);
 }
 
 }  // namespace terse::test
