@@ -78,6 +78,9 @@ TEST_CASE("lag wants partitions, and values for its keys", "[score][lag]") {
     CHECK(score::lag{}(l, memory).error() == errc::bad_shape);
     l.values = {};
     CHECK(score::lag{}(l, memory).error() == errc::bad_shape);
+    l = r.view();
+    l.values.heads = 1;
+    CHECK(score::lag{}(l, memory).error() == errc::bad_shape);
     CHECK(memory.used() == 0);
     require_exact_peak([&](arena& m) { return score::lag{.sinks = 1, .partition = 3}(r.view(), m, threads{2}); });
     require_exact_peak([&](arena& m) { return score::lag{}(r.view(), m); });
@@ -93,6 +96,8 @@ TEST_CASE("a slot is scored in the scale of the next partition, by hand", "[scor
     check_near(scores_of(raw, x, {1, 2, 7, 7}, 2), {(low + .5) / 2, (high + .5) / 2, 1, 1});  // values of one channel
     // A channel that does not vary over the next partition is left out.
     check_near(scores_of(raw, {0, 0, 1, 0, 2, 9, 0, 0, 7, 1, 1, 7}, x, 3), {low, high, 1, 1});
+    // Nor does one whose range has no inverse count.
+    check_near(scores_of(raw, {0, 0, 1, 0, 2, 9, 0, 0, 0, 1, 1, 1e-40F}, x, 3), {low, high, 1, 1});
     // None varies: all alike; of equals the earlier ranks higher.
     check_near(scores_of(raw, {0, 0, 0, 2, 3, 3, 3, 3}, {1, 2, 7, 7}, 2), {.5, .5, 1, 1});
     check_near(scores_of(ranks, {0, 0, 0, 2, 3, 3, 3, 3}, {1, 2, 7, 7}, 2), {.5, 0, 1, 1});
