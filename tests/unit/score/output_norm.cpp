@@ -43,6 +43,17 @@ TEST_CASE("a value's norm behind the output projection, by hand", "[score][outpu
     CHECK(list(s.values) == std::vector<float>{7.5F, 0, 2.5F});
 }
 
+TEST_CASE("scores are weighed by those of the same rows", "[score][output-norm]") {
+    std::vector<float> const x = {1, 2, 3, 4}, y = {10, 20, 99, 30, 40, 99};
+    scores const s{x, 2, 2, 2}, weights{y, 2, 3, 3};
+    arena memory;
+    CHECK(list(score::weigh(s, weights, 0.5F, memory).value().values) == std::vector<float>{15, 50, 105, 180});
+    memory.rewind();
+    for (scores const& other : {scores{y, 1, 3, 3}, scores{y, 3, 2, 2}, scores{y, 2, 1, 3}})
+        CHECK(score::weigh(s, other, 0.5F, memory).error() == errc::bad_shape);
+    CHECK(memory.used() == 0);
+}
+
 TEMPLATE_TEST_CASE("norms behind the output projection agree with double precision", "[score][output-norm]", float,
                    half, bfloat16) {
     for (scorer_shape const& s : key_shapes()) {
@@ -100,6 +111,9 @@ TEST_CASE("norms behind the output projection: shorter heads, NaN, nothing, and 
     CHECK(error(weight.view(), {}) == errc::bad_shape);
     auto l = r.view();
     l.values.tokens = 8;
+    CHECK(error(weight.view(), l) == errc::bad_shape);
+    l = r.view();
+    l.values.heads = 1;  // of whose dim the projection has whole heads, too
     CHECK(error(weight.view(), l) == errc::bad_shape);
     CHECK(memory.used() == 0);
     require_exact_peak([&](arena& a) { return scorer(r.view(), a); });
