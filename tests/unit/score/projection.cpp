@@ -12,6 +12,7 @@ TEST_CASE("projections want one direction a head", "[score][projection]") {
     CHECK(error({}) == errc::bad_shape);
     CHECK(error(view(directions.data(), 1, 6)) == errc::bad_shape);
     CHECK(error(view(directions.data(), 2, 5)) == errc::bad_shape);
+    CHECK(error(view(directions.data(), 2, 7)) == errc::bad_shape);
     CHECK(error(view(directions.data(), 2, 6)) == errc::ok);
     memory.rewind();
     CHECK(error(view(directions.data(), 3, 6)) == errc::bad_shape);
