@@ -137,6 +137,12 @@ TEST_CASE("moments say what does not fit", "[kv][query_moments]") {
     CHECK(s.moments.merge(means.moments) == errc::bad_shape);
     CHECK(s.moments.merge(little) == errc::bad_shape);
     CHECK(s.moments.merge(s.moments) == errc::aliased);
+    state second(2, 5);
+    for (auto const part : {&kv::query_moments::mean, &kv::query_moments::covariance}) {
+        kv::query_moments mixed = second.moments;
+        mixed.*part = s.moments.*part;
+        CHECK(s.moments.merge(mixed) == errc::aliased);
+    }
     CHECK(s.moments.count == 0);
 
     std::byte few[64];
