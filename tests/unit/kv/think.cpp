@@ -144,6 +144,8 @@ TEST_CASE("plans over channels are checked before anything is written", "[kv][ch
     CHECK(gather(with(cache, [](auto& v) { v.dim = 4; }), out, chosen.view()) == errc::bad_shape);
     CHECK(gather(cache, with(out, [&](auto& v) { v.data = x.values.data() + 1; }), chosen.view()) == errc::aliased);
     CHECK(gather(cache, with(cache, [&](auto& v) { v.dim = 3, v.token_stride = 3; }), chosen.view()) == errc::aliased);
+    CHECK(gather(cache, with(cache, [&](auto& v) { v.dim = 3, v.head_stride = 14; }), chosen.view()) == errc::aliased);
+    CHECK(gather(cache, with(cache, [&](auto& v) { v.dim = 6; }), chosen.view()) == errc::aliased);
 
     std::vector<token> const descending = {3, 0};
     std::vector<plan> const unordered = {select_rows(descending, 5)};
