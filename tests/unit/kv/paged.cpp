@@ -152,6 +152,7 @@ TEST_CASE("nothing moves where nothing has to", "[kv][paged]") {
     CHECK(packed({0, 1, 2, 3, 8, 9}).moves.empty());
     CHECK(list(packed({0, 1, 2, 3, 8, 9}).freed) == tokens_list{1});
     CHECK(packed({4, 5, 6, 7}).moves.empty());
+    CHECK(list(packed({0, 4}).table.sources) == tokens_list{1});  // of blocks that hold as much the later is the last
     auto const none = packed({});
     CHECK(none.table.kept() == 0);
     CHECK(list(none.freed) == tokens_list{0, 1, 2});
@@ -249,6 +250,16 @@ TEST_CASE("a shared block is copied only where rows must go into it", "[kv][page
     auto const hole = packed({0, 1, 4, 5, 8}, {0});
     CHECK(hole.copied.empty());
     CHECK(list(hole.freed) == tokens_list{0});
+    // With two heads it has no less of one.
+    tokens_list const both = {0, 1, 4, 5, 8};
+    selections const heads({both, both}, 12);
+    tokens_list const first = {0};
+    auto const of_two = kv::pack(heads.all(), 4, memory, first).value();
+    CHECK(of_two.copied.empty());
+    CHECK(list(of_two.freed) == first);
+    // A whole one does not become the last, to which tokens are appended.
+    CHECK(list(packed({1, 2, 3, 4, 5, 6, 7}, {1}).table.sources) == tokens_list{1, 0});
+    CHECK(list(packed({1, 2, 3, 4, 5, 6, 7}, {}).table.sources) == tokens_list{0, 1});
     // Nowhere but in shared blocks: one is copied.
     auto const copied = packed({0, 1, 4, 5, 8}, {0, 1, 2});
     CHECK(copied.table.kept() == 2);
@@ -258,6 +269,7 @@ TEST_CASE("a shared block is copied only where rows must go into it", "[kv][page
     CHECK(copied.edit(old, none, table) == errc::bad_shape);
     tokens_list const fresh = {7, 8, 9};
     CHECK(copied.edit(std::span{old}.first(2), fresh, table) == errc::bad_shape);
+    CHECK(copied.edit(tokens_list{0, 1, 2, 3}, fresh, table) == errc::bad_shape);
     CHECK(copied.edit(fresh, fresh, std::span{table}.first(1)) == errc::bad_shape);
 }
 
