@@ -183,7 +183,8 @@ struct random_layer {
     [[nodiscard]] layer<T, ragged_view<T>> view(uneven const& held) const {
         return {.keys = held.of(keys), .values = held.of(values), .queries = queries.by_head()};
     }
-    /// Of kv head h the first slots alone, with its query heads: what it is in a layer whose heads hold different numbers.
+    /// Of kv head h the first slots alone, with its query heads: what it is in a layer whose heads hold different
+    /// numbers.
     [[nodiscard]] layer<T> alone(index h, index length) const {
         index const group = queries.heads / keys.heads;
         return {.keys = head_major(keys.row(0, h), 1, length, keys.dim),

@@ -53,7 +53,8 @@ TEST_CASE("adakv keeps the best slots of all heads", "[kv][adakv]") {
 }
 
 TEST_CASE("adakv has room for what the authors' form keeps beyond the budget", "[kv][adakv]") {
-    // Of the best twelve slots the heads have 7, 3 and 2: half of these and 2 each are 5.5, 3.5 and 3, rounded one more.
+    // Of the best twelve slots the heads have 7, 3 and 2: half of these and 2 each are 5.5, 3.5 and 3, rounded one
+    // more.
     std::vector<float> const values = {9, 9, 9, 9, 9, 9, 9, 5, 5, 5, 0, 0, 0, 0, 4, 4, 0, 0, 0, 0, 0};
     budget::across_heads const share{.floor = 0.5, .form = budget::heads_form::kvcache_factory};
     arena memory;
