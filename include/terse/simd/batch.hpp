@@ -65,6 +65,14 @@ template <class Arch>
     return xsimd::to_float(x);
 }
 
+template <class Arch>
+[[nodiscard]] floats<Arch> square_root(floats<Arch> const& x) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_mask_sqrt_ps(x, every_lane, x));
+#endif
+    return xsimd::sqrt(x);
+}
+
 /// Each lane's bits N places higher.
 template <int N, class Arch>
 [[nodiscard]] ints<Arch> shift_left(ints<Arch> const& x) noexcept {

@@ -111,7 +111,7 @@ template <class Arch = default_arch, class Row>
                 sums[r] = fma<Arch>(counts, counts, sums[r]);
             });
         });
-        auto const deviation = xsimd::sqrt(squares / batch(static_cast<float>(counted - 1)));
+        auto const deviation = square_root<Arch>(squares / batch(static_cast<float>(counted - 1)));
         if (count - first >= width)
             store<Arch>(deviation, out + first);
         else

@@ -45,7 +45,7 @@ template <class Arch = default_arch, class Row>
 template <class Arch = default_arch, class Row>
 [[gnu::flatten]] void norms(index first, index count, Row row, index n, float* out) noexcept {
     for_registers<Arch>(first, first + count, out, [=](index i, index end) noexcept {
-        return xsimd::sqrt(squared_norm_rows<Arch>(i, end, row, n));
+        return square_root<Arch>(squared_norm_rows<Arch>(i, end, row, n));
     });
 }
 

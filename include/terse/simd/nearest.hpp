@@ -26,7 +26,7 @@ namespace terse::simd {
 template <class Arch>
 [[nodiscard]] floats<Arch> inverse_norm(floats<Arch> const& squares) noexcept {
     using batch = floats<Arch>;
-    auto const norms = xsimd::sqrt(squares);
+    auto const norms = square_root<Arch>(squares);
     auto const inverse = batch(1.0F) / xsimd::select(norms < batch(1e-12F), batch(1e-12F), norms);
     return xsimd::select(norms == batch(0.0F), batch(0.0F), inverse);
 }
