@@ -51,6 +51,10 @@ void add_weighted_rows(index count, float const* rows, index stride, std::span<f
 /// How heads that share their keys count: each for itself, or by the highest of their logits.
 enum class shared_heads : unsigned char { apart, highest };
 
+/// Lanes that go at once, where there are as many.
+template <class Arch>
+inline constexpr index most_lanes = std::max<index>(64, panel_width<Arch>);
+
 /// The lanes of `softmax_columns`: the queries of a head in whole registers, one head after the other.
 struct softmax_layout {
     index heads;       ///< that go at once: keys are read once for all of them
@@ -61,7 +65,7 @@ struct softmax_layout {
 
 template <class Arch>
 [[nodiscard]] constexpr softmax_layout lay_out(shared_heads shared, index heads, index queries) noexcept {
-    constexpr index width = panel_width<Arch>, most = std::max<index>(64, width);
+    constexpr index width = panel_width<Arch>, most = most_lanes<Arch>;
     bool const merged = shared == shared_heads::highest;
     index const share = std::max(lanes<Arch>, most / heads / lanes<Arch> * lanes<Arch>);
     // More queries are a whole prompt's, each of which sees one key more: fewer at once multiply less in vain.
@@ -78,7 +82,7 @@ template <class Arch = default_arch>
     return queries <= 1 ? lone_heads : lay_out<Arch>(shared_heads::apart, 64, queries).heads;
 }
 
-/// Floats of scratch that `softmax_columns` wants for `heads` heads of `queries` queries.
+/// Floats of scratch that `softmax_columns` wants for `heads` heads of `queries` queries: enough for fewer queries too.
 /// @param known  the logs of the sums are given
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index softmax_columns_scratch(index heads, index queries, index keys, index dim,
@@ -88,12 +92,16 @@ template <class Arch = default_arch>
     bool const merged = shared == shared_heads::highest;
     if (queries == 1 && !merged)
         return alignment_slack + (known ? 0 : std::min(heads, lone_heads) * whole_registers<Arch>(keys));
+    // Fewer queries may be laid out in more lanes, but not in more than these.
+    constexpr index width = panel_width<Arch>;
+    index const all = (heads * whole_registers<Arch>(queries) + width - 1) / width * width;
     auto const l = lay_out<Arch>(shared, heads, queries);
+    index const group = merged ? l.group : std::min(all, most_lanes<Arch>), row = merged ? l.row : group;
     index const chunks = (keys + chunk_rows<Arch> - 1) / chunk_rows<Arch>;
-    index const kept = known ? 0 : (keys + chunks) * l.row;
-    index const passing = known || merged ? chunk_rows<Arch> * l.group : 0;
-    return alignment_slack + kept + passing + (4 + dim) * l.group + row_copies<Arch>(dim) +
-           partial_sums<Arch>(l.group, dim);
+    index const kept = known ? 0 : (keys + chunks) * row;
+    index const passing = known || merged ? chunk_rows<Arch> * group : 0;
+    return alignment_slack + kept + passing + (4 + dim) * group + row_copies<Arch>(dim) +
+           partial_sums<Arch>(group, dim);
 }
 
 /// Every query counts once.

@@ -183,7 +183,8 @@ class broadcast_rows {
                 dequantise_row<Arch>(from, dim, copies);
             } else {
                 auto const values = static_cast<std::size_t>(dim);
-                convert<Arch>(std::span(from, values), std::span(copies, values));
+                using value = std::remove_pointer_t<decltype(row(first))>;
+                convert<Arch>(std::span<value const>(from, values), std::span(copies, values));
             }
             rows_[i] = copies;
         }

@@ -54,8 +54,9 @@ TEMPLATE_LIST_TEST_CASE("quadratic forms agree with plain loops", "[simd][quadra
                 close = close && std::abs(out[i] - expected[i]) <= 2e-6F * static_cast<float>(dim * dim);
             CHECK(close);
 
-            // Of any rows the same bits, whatever stands beside them.
-            if (count < 2) continue;
+            // Of any rows the same bits, whatever stands beside them; but of SSE2's separate products and sums a compiler
+            // for more than SSE2 may fuse some.
+            if (count < 2 || !std::is_same_v<Arch, samples::best>) continue;
             std::vector<float> part(static_cast<std::size_t>(3 * stride), 77.0F);
             simd::quadratic_forms<Arch>(1, count, x.view(), dim, 3, f.made.data(), part.data(), stride, scratch);
             for (index k = 0; k < 3; ++k)
