@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include <catch2/catch.hpp>
 
 #include <terse/simd/scalar.hpp>
@@ -108,6 +110,25 @@ TEMPLATE_LIST_TEST_CASE("heads that share keys get what each would alone", "[sim
                 auto const alone = columns_of<Arch>(1, queries, own, 90, key, 21, s, 90);
                 for (index j = 0; j < 90; ++j)
                     CHECK(alone[static_cast<std::size_t>(j)] == together[static_cast<std::size_t>(h * 93 + j)]);
+            }
+        }
+    }
+}
+
+TEMPLATE_TEST_CASE("scratch for many queries is enough for fewer", "[simd]", samples::best, samples::base) {
+    constexpr index keys = 5, dim = 3;
+    for (index const heads : {index{1}, index{2}, index{4}, index{5}}) {
+        for (index const many : {index{20}, index{40}, index{64}, index{70}}) {
+            for (index queries = 1; queries <= many; ++queries) {
+                CAPTURE(heads, many, queries);
+                samples::rows<float> const query(heads * queries, dim, 7), key(keys, dim, 8);
+                index const size = simd::softmax_columns_scratch<TestType>(heads, many, keys, dim);
+                std::vector<float> scratch(static_cast<std::size_t>(size + 2048), 42.0F);
+                std::vector<float> columns(static_cast<std::size_t>(heads * keys));
+                simd::softmax_columns<TestType>(
+                    heads, queries, [&](index h, index i) { return query.view()(h * queries + i); }, keys, key.view(),
+                    dim, 0.3F, 0, keys, columns, keys, keys, std::span(scratch).first(static_cast<std::size_t>(size)));
+                REQUIRE(std::count(scratch.begin() + size, scratch.end(), 42.0F) == 2048);
             }
         }
     }
