@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
+#include <span>
 
 #include <terse/core/quantised.hpp>
 #include <terse/simd/batch.hpp>
 #include <terse/simd/dequantise.hpp>
+#include <terse/simd/rows.hpp>
 
 // Rows in 8 bit where kernels read rows: limited by converting, four instructions a register beside the multiply-add
 // (from memory by a quarter of the bytes that floats have). A kernel that meets a scale once a group, not once a load,
@@ -55,10 +58,15 @@ template <class Arch, class Scale>
     return floats<Arch>::load_unaligned(values.data());
 }
 
+template <class Scale>
+[[nodiscard]] std::span<std::uint8_t const> bytes_of(quantised_row<Scale> const& row, index count) noexcept {
+    return bytes_of(row.codes + row.first, count);
+}
+
 /// Asks for a row's codes and scales ahead of their use.
 template <class Scale>
-void prefetch_row(quantised_row<Scale> const& row, index count) noexcept {
-    for (index i = 0; i < std::min<index>(count, 1024); i += 64) __builtin_prefetch(row.codes + row.first + i);
+[[gnu::always_inline]] inline void prefetch_row(quantised_row<Scale> const& row, index count) noexcept {
+    prefetch_bytes(bytes_of(row, count));
     __builtin_prefetch(row.scales + scale_number(row));
 }
 
