@@ -47,12 +47,13 @@ template <class Arch, real T>
             [](index heads, index queries, rows<T const> query, index query_heads, index keys, rows<T const> key,
                index dim, float scale, float soft_cap, index visible, std::span<float> columns, index stride,
                index wanted, std::span<float> scratch) noexcept {
-                simd::softmax_columns<Arch>(heads, queries, by_head<Arch, T>{query, query_heads}, keys, view{key}, dim,
-                                            scale, soft_cap, visible, columns, stride, wanted, scratch);
+                simd::softmax_columns<Arch>({heads, queries, keys, dim, scale, soft_cap},
+                                            by_head<Arch, T>{query, query_heads}, view{key}, visible,
+                                            {columns, stride, wanted}, scratch);
             },
         .softmax_columns_scratch =
             [](index heads, index queries, index keys, index dim) noexcept {
-                return simd::softmax_columns_scratch<Arch>(heads, queries, keys, dim);
+                return simd::softmax_columns_scratch<Arch>({heads, queries, keys, dim});
             },
         .top_k = [](std::span<float const> scores, std::span<token> kept, token first,
                     std::span<std::int32_t> scratch) noexcept { simd::top_k<Arch>(scores, kept, first, scratch); },

@@ -5,9 +5,9 @@
 #include <span>
 
 #include <terse/core/layer.hpp>
+#include <terse/score/attention_shape.hpp>
 #include <terse/score/scores.hpp>
 #include <terse/simd/dot.hpp>
-#include <terse/simd/softmax_columns.hpp>
 
 namespace terse::score {
 
@@ -48,39 +48,40 @@ struct answer_mass {
             weights[static_cast<std::size_t>(count)] = once ? 1.0F : static_cast<float>(times);
             voters[static_cast<std::size_t>(count++)] = i;
         }
-        index const each = l.has_attention() ? 0 : simd::softmax_columns_scratch(group, count, l.tokens(), l.keys.dim);
+        index const each =
+            l.has_attention() ? 0 : simd::softmax_columns_scratch(attention_shape(l, group, count, l.tokens()));
         auto const rows = memory.take<float>(run.workers() * group * wanted);
         auto const scratch = memory.take<float>(run.workers() * each);
         if (!taken(rows, scratch)) return errc::out_of_memory;
 
-        share_out(
-            run, l.kv_heads(), group * count * l.tokens() * l.keys.dim,
-            [&](index begin, index end, index worker) noexcept {
-                auto const mine =
-                    scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));
-                auto const columns = rows.subspan(static_cast<std::size_t>(worker * group * wanted),
-                                                  static_cast<std::size_t>(group * wanted));
-                auto const weight = [&](index i) noexcept { return weights[static_cast<std::size_t>(i)]; };
-                auto const voter = [&](index i) noexcept { return voters[static_cast<std::size_t>(i)]; };
-                for (index kv = begin; kv < end; ++kv) {
-                    index const held = std::min(wanted, l.length(kv)), first = kv * group;
-                    std::fill(columns.begin(), columns.end(), 0.0F);
-                    if (l.has_attention()) {
-                        for (index row = 0; row < group * count; ++row)
-                            simd::add_scaled(l.attention.row(first + row / count, voter(row % count)),
-                                             weight(row % count), columns.data() + row / count * wanted, held);
-                    } else {
-                        simd::softmax_columns(
-                            group, count, [&](index h, index i) noexcept { return l.queries.row(first + h, voter(i)); },
-                            l.length(kv), [&](index t) noexcept { return l.keys.row(kv, t); }, l.keys.dim,
-                            l.logit_scale(), l.soft_cap, [&](index i) noexcept { return l.visible(kv, voter(i)); },
-                            columns, wanted, held, mine, weight);
-                    }
-                    for (index g = 0; g < group; ++g)
-                        values[static_cast<std::size_t>(first + g)] =
-                            simd::sum(columns.data() + g * wanted + answer.begin, answer.size());
-                }
-            });
+        share_out(run, l.kv_heads(), group * count * l.tokens() * l.keys.dim,
+                  [&](index begin, index end, index worker) noexcept {
+                      auto const mine =
+                          scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));
+                      auto const columns = rows.subspan(static_cast<std::size_t>(worker * group * wanted),
+                                                        static_cast<std::size_t>(group * wanted));
+                      auto const weight = [&](index i) noexcept { return weights[static_cast<std::size_t>(i)]; };
+                      auto const voter = [&](index i) noexcept { return voters[static_cast<std::size_t>(i)]; };
+                      for (index kv = begin; kv < end; ++kv) {
+                          index const held = std::min(wanted, l.length(kv)), first = kv * group;
+                          std::fill(columns.begin(), columns.end(), 0.0F);
+                          if (l.has_attention()) {
+                              for (index row = 0; row < group * count; ++row)
+                                  simd::add_scaled(l.attention.row(first + row / count, voter(row % count)),
+                                                   weight(row % count), columns.data() + row / count * wanted, held);
+                          } else {
+                              simd::softmax_columns(
+                                  attention_shape(l, group, count, l.length(kv)),
+                                  [&](index h, index i) noexcept { return l.queries.row(first + h, voter(i)); },
+                                  [&](index t) noexcept { return l.keys.row(kv, t); },
+                                  [&](index i) noexcept { return l.visible(kv, voter(i)); }, {columns, wanted, held},
+                                  mine, weight);
+                          }
+                          for (index g = 0; g < group; ++g)
+                              values[static_cast<std::size_t>(first + g)] =
+                                  simd::sum(columns.data() + g * wanted + answer.begin, answer.size());
+                      }
+                  });
         memory.rewind(top);
         undo.keep();
         return scores{values, 1, l.heads(), l.heads()};

@@ -5,9 +5,9 @@
 #include <span>
 
 #include <terse/core/layer.hpp>
+#include <terse/score/attention_shape.hpp>
 #include <terse/score/scores.hpp>
 #include <terse/score/shape.hpp>
-#include <terse/simd/softmax_columns.hpp>
 
 namespace terse::score {
 
@@ -141,10 +141,6 @@ struct attention {
         return highest_logits ? kv : voting_before(kv * l.group());
     }
 
-    [[nodiscard]] constexpr simd::shared_heads shared() const noexcept {
-        return highest_logits ? simd::shared_heads::highest : simd::shared_heads::apart;
-    }
-
     /// Whether the engine's log of a query's sum is that of the softmax here.
     template <class T, class Cache>
     [[nodiscard]] bool known(layer<T, Cache> const& l) const noexcept {
@@ -152,14 +148,22 @@ struct attention {
     }
 
     template <class T, class Cache>
+    [[nodiscard]] simd::attention_shape shape_of(layer<T, Cache> const& l, index here, index voters,
+                                                 index keys) const noexcept {
+        auto shape = attention_shape(l, here, voters, keys);
+        shape.shared = highest_logits ? simd::shared_heads::highest : simd::shared_heads::apart;
+        shape.known = known(l);
+        return shape;
+    }
+
+    template <class T, class Cache>
     [[nodiscard]] index scratch_for(layer<T, Cache> const& l, index at_once, index voters) const noexcept {
         if (l.has_attention()) return 0;
-        if (!highest_logits)
-            return simd::softmax_columns_scratch(at_once, voters, l.tokens(), l.keys.dim, shared(), known(l));
+        if (!highest_logits) return simd::softmax_columns_scratch(shape_of(l, at_once, voters, l.tokens()));
         index most = 0;  // fewer heads may take more of it
         for (index kv = 0; kv < l.kv_heads(); ++kv) {
             index const here = voting_before((kv + 1) * l.group()) - voting_before(kv * l.group());
-            most = std::max(most, simd::softmax_columns_scratch(here, voters, l.tokens(), l.keys.dim, shared()));
+            most = std::max(most, simd::softmax_columns_scratch(shape_of(l, here, voters, l.tokens())));
         }
         return most;
     }
@@ -206,8 +210,8 @@ struct attention {
                 return l.log_sum_exp.row(voting_head(first_head + h))[skipped + i];
             };
             index const read = highest_logits ? voting_before((kv + 1) * l.group()) - first_head : here;
-            simd::softmax_columns(read, voters, query, l.length(kv), key, l.keys.dim, l.logit_scale(), l.soft_cap,
-                                  visible, out, scored, own, scratch, weight, shared(), known(l), log_sum);
+            simd::softmax_columns(shape_of(l, read, voters, l.length(kv)), query, key, visible, {out, scored, own},
+                                  scratch, weight, log_sum);
         }
         if (per_visible) {
             for (index t = 0, unseeing = 0; t < own; ++t) {

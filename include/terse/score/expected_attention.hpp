@@ -51,7 +51,7 @@ struct expected_attention {
         index const form = quadratic ? simd::form_size(dim) : 0, square = quadratic ? dim * dim : 0;
         index const each = quadratic
                                ? std::max(square, simd::quadratic_scratch(dim))
-                               : simd::softmax_columns_scratch(std::min(group, simd::softmax_heads(1)), 1, n, dim);
+                               : simd::softmax_columns_scratch({std::min(group, simd::softmax_heads(1)), 1, n, dim});
 
         rollback undo{memory};
         auto const values = memory.take<float>(kv_heads * n);
@@ -95,10 +95,10 @@ struct expected_attention {
                                                     out.data(), n, mine);
                           } else {
                               simd::softmax_columns(
-                                  group, 1,
+                                  {group, 1, last - first, dim, scale},
                                   [&](index g, index) noexcept { return means.data() + (h * group + g) * dim; },
-                                  last - first, [&](index t) noexcept { return key(first + t); }, dim, scale, 0.0F,
-                                  last - first, out, n, last - first, mine);
+                                  [&](index t) noexcept { return key(first + t); }, last - first,
+                                  {out, n, last - first}, mine);
                           }
                       }
                   });

@@ -43,7 +43,7 @@ struct non_causal_attention {
         if (l.values.heads != kv_heads || l.values.tokens != n) return errc::bad_shape;
         index const group = l.queries.heads / kv_heads, chunks = std::max<index>((n - sinks + chunk - 1) / chunk, 0);
         index const at_once = std::min(group, simd::softmax_heads(chunk));
-        index const each = simd::softmax_columns_scratch(at_once, chunk, chunk, dim);
+        index const each = simd::softmax_columns_scratch(softmax_of(at_once, dim));
 
         rollback undo{memory};
         auto const values = memory.take<float>(kv_heads * n);
@@ -95,6 +95,11 @@ struct non_causal_attention {
   private:
     [[nodiscard]] static constexpr std::size_t size(index n) noexcept { return static_cast<std::size_t>(n); }
 
+    /// Of a whole chunk.
+    [[nodiscard]] constexpr simd::attention_shape softmax_of(index heads, index dim) const noexcept {
+        return {.heads = heads, .queries = chunk, .keys = chunk, .dim = dim, .scale = scale};
+    }
+
     /// sums[g][t] = what slot first + t receives from the chunk's queries of head g of kv head h.
     template <class T, class Cache>
     void columns(layer<T, Cache> const& l, index h, index first, index count, T const* padding, std::span<float> sums,
@@ -104,8 +109,9 @@ struct non_causal_attention {
         std::fill(sums.begin(), sums.end(), static_cast<float>(missing) / static_cast<float>(chunk));
         auto const query = [&](index g, index i) noexcept { return l.queries.row(h * group + g, first + i); };
         auto const key = [&](index t) noexcept -> T const* { return t < count ? l.keys.row(h, first + t) : padding; };
-        simd::softmax_columns(group, count, query, chunk, key, l.keys.dim, scale, 0.0F, chunk, sums, count, count,
-                              scratch);
+        auto shape = softmax_of(group, l.keys.dim);
+        shape.queries = count;
+        simd::softmax_columns(shape, query, key, chunk, {sums, count, count}, scratch);
     }
 };
 

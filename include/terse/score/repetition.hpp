@@ -6,8 +6,8 @@
 #include <span>
 
 #include <terse/core/layer.hpp>
+#include <terse/score/attention_shape.hpp>
 #include <terse/score/scores.hpp>
-#include <terse/simd/softmax_columns.hpp>
 
 namespace terse::score {
 
@@ -41,7 +41,7 @@ struct repetition {
         for (index kv = 0; kv < l.kv_heads(); ++kv)
             if (l.visible(kv, l.window() - 1) - 1 < prefix + period) return errc::bad_shape;
         index const group = l.group(), tokens = l.tokens();
-        index const each = l.has_attention() ? 0 : simd::softmax_columns_scratch(group, 1, tokens, l.keys.dim);
+        index const each = l.has_attention() ? 0 : simd::softmax_columns_scratch(attention_shape(l, group, 1, tokens));
 
         rollback undo{memory};
         auto const echo = memory.take<float>(l.kv_heads());
@@ -93,9 +93,9 @@ struct repetition {
         if (l.has_attention()) return;
         std::fill(rows.begin(), rows.end(), 0.0F);
         simd::softmax_columns(
-            l.group(), 1, [&](index g, index) noexcept { return l.queries.row(kv * l.group() + g, i); }, l.tokens(),
-            [&](index t) noexcept { return l.keys.row(kv, t); }, l.keys.dim, l.logit_scale(), l.soft_cap, seen, rows,
-            l.tokens(), l.tokens(), scratch);
+            attention_shape(l, l.group(), 1, l.tokens()),
+            [&](index g, index) noexcept { return l.queries.row(kv * l.group() + g, i); },
+            [&](index t) noexcept { return l.keys.row(kv, t); }, seen, {rows, l.tokens(), l.tokens()}, scratch);
     }
 
     /// Adds what the query at `place` gives to earlier occurrences, and to what followed them.

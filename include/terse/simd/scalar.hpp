@@ -13,6 +13,7 @@
 
 #include <terse/core/rank.hpp>
 #include <terse/core/types.hpp>
+#include <terse/simd/attention_shape.hpp>
 
 /// The kernels in plain loops and double precision: what they compute, and the oracles that they are tested against.
 namespace terse::simd::scalar {
@@ -168,36 +169,32 @@ void gram_reaching(index count, Row row, index dim, std::span<float const> inver
     }
 }
 
-/// @tparam Highest  a logit is the highest of all heads, which share one row
-/// @param log_sum   callable (head, i) -> log of the sum, where it is known; null: it is found
-template <bool Highest = false, class Query, class Key, class Visible, class Weight, class LogSum = std::nullptr_t>
-void softmax_columns(index heads, index queries, Query query, index keys, Key key, index dim, float scale,
-                     float soft_cap, Visible visible, std::span<float> columns, index stride, index wanted,
-                     Weight weight, LogSum log_sum = {}) noexcept {
+template <class Query, class Key, class Visible, class Weight, class LogSum>
+void softmax_columns(attention_shape const& of, Query query, Key key, Visible visible, column_rows columns,
+                     Weight weight, LogSum log_sum) noexcept {
     auto const infinity = std::numeric_limits<double>::infinity();
+    bool const merged = of.shared == shared_heads::highest;
     auto const logit_of = [&](index h, index i, index j) {
-        double const x = static_cast<double>(dot(query(h, i), key(j), dim)) * scale;
-        double const capped = soft_cap > 0 ? soft_cap * std::tanh(x / soft_cap) : x;
+        double const x = static_cast<double>(dot(query(h, i), key(j), of.dim)) * of.scale;
+        double const capped = of.soft_cap > 0 ? of.soft_cap * std::tanh(x / of.soft_cap) : x;
         return std::isnan(capped) ? -infinity : capped;
     };
-    for (index row = 0; row < (Highest ? 1 : heads) * queries; ++row) {
-        index const h = row / queries, i = row % queries;
-        index const seen = std::clamp(visible(i), index{0}, keys);
+    for (index row = 0; row < (merged ? 1 : of.heads) * of.queries; ++row) {
+        index const h = row / of.queries, i = row % of.queries;
+        index const seen = std::clamp(visible(i), index{0}, of.keys);
         auto const logit = [&](index j) {
             double x = logit_of(h, i, j);
-            for (index other = 0; Highest && other < heads; ++other) x = std::max(x, logit_of(other, i, j));
+            for (index other = 0; merged && other < of.heads; ++other) x = std::max(x, logit_of(other, i, j));
             return x;
         };
         double highest = -infinity, total = 0;
         for (index j = 0; j < seen; ++j) highest = std::max(highest, logit(j));
         if (std::isinf(highest)) continue;
         for (index j = 0; j < seen; ++j) total += std::exp(logit(j) - highest);
-        double below = highest + std::log(total);
-        if constexpr (!std::same_as<LogSum, std::nullptr_t>) below = static_cast<double>(log_sum(h, i));
+        double const below = of.known ? static_cast<double>(log_sum(h, i)) : highest + std::log(total);
         if (!std::isfinite(below)) continue;
-        for (index j = 0; j < std::min(seen, wanted); ++j)
-            columns[static_cast<std::size_t>(h * stride + j)] +=
-                static_cast<float>(weight(i) * std::min(std::exp(logit(j) - below), 1.0));
+        for (index j = 0; j < std::min(seen, columns.wanted); ++j)
+            columns.row(h)[j] += static_cast<float>(weight(i) * std::min(std::exp(logit(j) - below), 1.0));
     }
 }
 

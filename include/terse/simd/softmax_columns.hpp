@@ -4,9 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <concepts>
+#include <cstdint>
 #include <limits>
 #include <span>
+#include <utility>
 
+#include <terse/simd/attention_shape.hpp>
 #include <terse/simd/batch.hpp>
 #include <terse/simd/exp2.hpp>
 #include <terse/simd/rows.hpp>
@@ -48,9 +51,6 @@ void add_weighted_rows(index count, float const* rows, index stride, std::span<f
     }
 }
 
-/// How heads that share their keys count: each for itself, or by the highest of their logits.
-enum class shared_heads : unsigned char { apart, highest };
-
 /// Lanes that go at once, where there are as many.
 template <class Arch>
 inline constexpr index most_lanes = std::max<index>(64, panel_width<Arch>);
@@ -82,27 +82,237 @@ template <class Arch = default_arch>
     return queries <= 1 ? lone_heads : lay_out<Arch>(shared_heads::apart, 64, queries).heads;
 }
 
-/// Floats of scratch that `softmax_columns` wants for `heads` heads of `queries` queries: enough for fewer queries too.
-/// @param known  the logs of the sums are given
+/// Floats of scratch that `softmax_columns` wants: enough for fewer queries too.
 template <class Arch = default_arch>
-[[nodiscard]] constexpr index softmax_columns_scratch(index heads, index queries, index keys, index dim,
-                                                      shared_heads shared = shared_heads::apart,
-                                                      bool known = false) noexcept {
-    if (queries < 1 || heads < 1) return 0;
-    bool const merged = shared == shared_heads::highest;
-    if (queries == 1 && !merged)
-        return alignment_slack + (known ? 0 : std::min(heads, lone_heads) * whole_registers<Arch>(keys));
+[[nodiscard]] constexpr index softmax_columns_scratch(attention_shape const& of) noexcept {
+    if (of.queries < 1 || of.heads < 1) return 0;
+    bool const merged = of.shared == shared_heads::highest;
+    if (of.queries == 1 && !merged)
+        return alignment_slack + (of.known ? 0 : std::min(of.heads, lone_heads) * whole_registers<Arch>(of.keys));
     // Fewer queries may be laid out in more lanes, but not in more than these.
     constexpr index width = panel_width<Arch>;
-    index const all = (heads * whole_registers<Arch>(queries) + width - 1) / width * width;
-    auto const l = lay_out<Arch>(shared, heads, queries);
+    index const all = (of.heads * whole_registers<Arch>(of.queries) + width - 1) / width * width;
+    auto const l = lay_out<Arch>(of.shared, of.heads, of.queries);
     index const group = merged ? l.group : std::min(all, most_lanes<Arch>), row = merged ? l.row : group;
-    index const chunks = (keys + chunk_rows<Arch> - 1) / chunk_rows<Arch>;
-    index const kept = known ? 0 : (keys + chunks) * row;
-    index const passing = known || merged ? chunk_rows<Arch> * group : 0;
-    return alignment_slack + kept + passing + (4 + dim) * group + row_copies<Arch>(dim) +
-           partial_sums<Arch>(group, dim);
+    index const chunks = (of.keys + chunk_rows<Arch> - 1) / chunk_rows<Arch>;
+    index const kept = of.known ? 0 : (of.keys + chunks) * row;
+    index const passing = of.known || merged ? chunk_rows<Arch> * group : 0;
+    return alignment_slack + kept + passing + (5 + of.dim) * group + row_copies<Arch>(of.dim) +
+           partial_sums<Arch>(group, of.dim);
 }
+
+/// Where the rows of a chunk lie, whatever they are, to bring them near.
+template <class Arch>
+class upcoming_rows {
+  public:
+    /// Rows [first, end), as many as a chunk holds.
+    template <class Row>
+    upcoming_rows(index first, index end, Row row, index dim) noexcept
+        : count_{std::clamp<index>(end - first, 0, chunk_rows<Arch>)} {
+        for (index i = 0; i < count_; ++i) {
+            auto const bytes = bytes_of(row(first + i), dim);
+            rows_[static_cast<std::size_t>(i)] = bytes.data();
+            size_ = bytes.size();
+        }
+    }
+
+    [[gnu::always_inline]] void prefetch(index begin, index end) const noexcept {
+        for (index i = begin; i < std::min(end, count_); ++i)
+            prefetch_bytes({rows_[static_cast<std::size_t>(i)], size_});
+    }
+
+  private:
+    std::array<std::uint8_t const*, static_cast<std::size_t>(chunk_rows<Arch>)> rows_;
+    index count_;
+    std::size_t size_ = 0;  ///< of a row
+};
+
+/// The queries that go at once, each in a lane, and their softmax over the keys so far.
+template <class Arch>
+class softmax_lanes {
+    using batch = floats<Arch>;
+    static constexpr index step = lanes<Arch>, chunk_size = chunk_rows<Arch>;
+
+  public:
+    /// @param scratch  softmax_columns_scratch(of)
+    softmax_lanes(attention_shape const& of, std::span<float> scratch) noexcept
+        : of_{of},
+          merged_{of.shared == shared_heads::highest},
+          layout_{lay_out<Arch>(of.shared, of.heads, of.queries)},
+          logits_(of.scale, of.soft_cap) {
+        auto take = [at = align(scratch)](index count) mutable noexcept { return std::exchange(at, at + count); };
+        index const group = layout_.group, chunks = (of.keys + chunk_size - 1) / chunk_size;
+        panels_ = take(of.dim * group);
+        for (float** each : {&highest_, &before_, &sum_, &sees_, &weight_}) *each = take(group);
+        copies_ = take(row_copies<Arch>(of.dim));
+        partial_ = take(partial_sums<Arch>(group, of.dim));
+        passing_ = take(of.known || merged_ ? chunk_size * group : 0);
+        chunk_highest_ = take(of.known ? 0 : chunks * layout_.row);
+        exponentials_ = take(of.known ? 0 : of.keys * layout_.row);
+    }
+
+    [[nodiscard]] index most_heads() const noexcept { return layout_.heads; }
+    [[nodiscard]] index most_queries() const noexcept { return layout_.head_lanes; }
+    [[nodiscard]] float* copies() const noexcept { return copies_; }
+
+    /// Takes queries [0, count) of heads [0, heads). Lanes beyond a head's queries repeat its last one, and count
+    /// nothing.
+    template <class Query, class SeenBy, class Weight, class LogSum>
+    void take(index heads, index count, Query query, SeenBy seen_by, Weight weight, LogSum log_sum) noexcept {
+        head_lanes_ = whole_registers<Arch>(count);
+        used_ = heads * head_lanes_;
+        in_row_ = merged_ ? head_lanes_ : used_;
+        auto const number = [&](index lane) noexcept { return std::min(lane % head_lanes_, count - 1); };
+        auto const row = [&](index lane) noexcept { return query(lane / head_lanes_, number(lane)); };
+        pack_panels<Arch>(0, used_, row, of_.dim, panels_);
+        std::fill_n(highest_, layout_.group, std::numeric_limits<float>::lowest());
+        std::fill_n(sum_, layout_.group, 0.0F);
+        for (index lane = 0; lane < used_; ++lane) {
+            index const i = number(lane);
+            sees_[lane] = static_cast<float>(seen_by(i));
+            weight_[lane] = lane % head_lanes_ < count ? weight(i) : 0;
+            if (of_.known) sum_[lane] = base2_log_sum(log_sum(lane / head_lanes_, i), weight_[lane]);
+        }
+    }
+
+    /// The logits of a chunk of keys, and the highest of each lane, as if there were no cap and no mask.
+    /// @param next  the keys of the chunk after it, brought near meanwhile
+    template <element Element>
+    [[gnu::flatten]] void multiply(index chunk, index rows, broadcast_rows<Arch> const& keys,
+                                   upcoming_rows<Arch> const& next) noexcept {
+        index const all = of_.keys, group = layout_.group, row = layout_.row;
+        bool const far = !of_.known && all * row > near_floats;  // the exponentials
+        float* const to = made(chunk);
+        float* const highest = highest_;
+        float* const exponentials = exponentials_;
+        auto const logits = logits_;
+        if (!of_.known) std::copy_n(highest, group, before_);
+        auto const keep = [=, &next](auto R, auto V, auto const& products, index block, index p) noexcept {
+            if (p == 0) {
+                next.prefetch(block, block + R);
+                index const first = chunk + chunk_size + block, end = std::min(first + R, all);
+                for (index at = first * row; far && at < end * row; at += 16) __builtin_prefetch(exponentials + at, 1);
+            }
+            unroll<V>([&](auto v) {
+                index const lane = p + v * step;
+                auto top = batch::load_aligned(highest + lane);
+                unroll<R>([&](auto r) {
+                    auto const x = logits.scaled(products[r][v]);
+                    top = max_number<Arch>(x, top);
+                    x.store_aligned(to + (block + r) * group + lane);
+                });
+                top.store_aligned(highest + lane);
+            });
+        };
+        multiply_all<Arch, Element>(rows, keys, used_, panels_, of_.dim, partial_, keep);
+    }
+
+    /// The exponentials of a chunk, relative to the highest logit so far, or to the sum where that is known.
+    /// @param masked  not every query sees all of it
+    [[gnu::flatten]] void settle(index chunk, index rows, bool masked) noexcept {
+        constexpr float lowest = -std::numeric_limits<float>::infinity();
+        index const group = layout_.group, row = layout_.row;
+        float* const at_hand = made(chunk);
+        auto const logits = logits_;
+        auto const logit = [=, sees = sees_](index r, index lane) noexcept {  // with cap and mask
+            auto const x = logits.within_cap(batch::load_aligned(at_hand + r * group + lane));
+            if (!masked) return x;
+            auto const hidden = batch::load_aligned(sees + lane) <= batch(static_cast<float>(chunk + r));
+            return xsimd::select(hidden, batch(lowest), x);
+        };
+        if (of_.known) {
+            for (index lane = 0; lane < used_; lane += step) {
+                auto const log = batch::load_aligned(sum_ + lane);
+                for (index r = 0; r < rows; ++r)
+                    exp2_below<Arch>(logit(r, lane), log).store_aligned(at_hand + r * group + lane);
+            }
+            return;
+        }
+        float* const kept = exponentials_ + chunk * row;
+        index const end = merged_ ? used_ : 1;
+        for (index lane = 0; lane < in_row_; lane += step) {
+            auto const last = batch::load_aligned(before_ + lane);
+            auto top = batch::load_aligned(highest_ + lane);
+            if (masked || merged_ || logits.capped()) {
+                top = last;
+                for (index r = 0; r < rows; ++r) {
+                    batch x(lowest);
+                    for (index h = 0; h < end; h += head_lanes_) x = max_number<Arch>(logit(r, h + lane), x);
+                    top = max_number<Arch>(x, top);
+                    x.store_aligned(kept + r * row + lane);
+                }
+                top.store_aligned(highest_ + lane);
+            }
+            auto total = batch::load_aligned(sum_ + lane) * exp2<Arch>(last - top);
+            for (float* at = kept + lane; at < kept + rows * row; at += row) {
+                auto const e = exp2<Arch>(batch::load_aligned(at) - top);
+                e.store_aligned(at);
+                total += e;
+            }
+            total.store_aligned(sum_ + lane);
+            top.store_aligned(chunk_highest_ + chunk / chunk_size * row + lane);
+        }
+    }
+
+    /// Adds what a chunk's keys receive of known sums.
+    template <collect Collect>
+    void add_known(index chunk, index rows, column_rows const& to) const noexcept {
+        add<Collect>(chunk, rows, passing_, layout_.group, weight_, to);
+    }
+
+    /// Adds what keys [0, count) receive: exponentials weighted by what the highest of all and the sum make of them.
+    template <collect Collect>
+    [[gnu::flatten]] void add_all(index count, column_rows const& to) noexcept {
+        index const row = layout_.row;
+        for (index lane = 0; lane < in_row_; ++lane) weight_[lane] = sum_[lane] > 0 ? weight_[lane] / sum_[lane] : 0;
+        for (index chunk = 0; chunk < count; chunk += chunk_size) {
+            for (index lane = 0; lane < in_row_; lane += step) {
+                auto const late = batch::load_aligned(chunk_highest_ + chunk / chunk_size * row + lane) -
+                                  batch::load_aligned(highest_ + lane);
+                (exp2<Arch>(late) * batch::load_aligned(weight_ + lane)).store_aligned(before_ + lane);
+            }
+            index const next = chunk + chunk_size, after = std::min(next + chunk_size, of_.keys);
+            for (index at = next * row; at < after * row; at += 16) __builtin_prefetch(exponentials_ + at);
+            add<Collect>(chunk, std::min(chunk_size, count - chunk), exponentials_ + chunk * row, row, before_, to);
+        }
+    }
+
+  private:
+    /// Where a chunk's logits are made: [rows, group].
+    [[nodiscard]] float* made(index chunk) const noexcept {
+        return of_.known || merged_ ? passing_ : exponentials_ + chunk * layout_.row;
+    }
+
+    template <collect Collect>
+    void add(index chunk, index rows, float const* from, index stride, float const* weights,
+             column_rows const& to) const noexcept {
+        for (index h = 0; h < in_row_ / head_lanes_; ++h) {
+            index const lane = h * head_lanes_;
+            add_weighted_rows<Arch, Collect>(
+                rows, from + lane, stride, {weights + lane, static_cast<std::size_t>(head_lanes_)}, to.row(h) + chunk);
+        }
+    }
+
+    attention_shape of_;
+    bool merged_;
+    softmax_layout layout_;
+    base2_logits<Arch> logits_;
+    index head_lanes_ = 0;  ///< lanes of a head,
+    index used_ = 0;        ///< of the products,
+    index in_row_ = 0;      ///< and of what is kept for a key
+
+    float* panels_;         ///< [dim, group]: the queries
+    float* highest_;        ///< [group]: the maximum so far,
+    float* before_;         ///< that of the chunk before, later what a chunk's exponentials count,
+    float* sum_;            ///< the sum, or the log of a known one,
+    float* sees_;           ///< the keys that a lane sees,
+    float* weight_;         ///< and what it counts
+    float* copies_;         ///< for `broadcast_rows`
+    float* partial_;        ///< for `multiply_all`
+    float* passing_;        ///< [chunk_size, group]: of a chunk alone
+    float* chunk_highest_;  ///< [chunks, row]
+    float* exponentials_;   ///< [keys, row]
+};
 
 /// Every query counts once.
 struct once {
@@ -128,198 +338,64 @@ struct unknown {
 ///
 /// @tparam Element  pair: rows are of `dim` pairs, see `as_pairs`
 /// @tparam Collect  hits: columns[h][j] += 1 for every weighted probability above 1, instead of its value
-/// @param heads     heads that read the same keys
 /// @param query     callable (head, index) -> T const*, of dim contiguous values; any layout
 /// @param key       callable index -> T const*, likewise
-/// @param soft_cap  > 0: logits become cap * tanh(logit / cap)
 /// @param visible   callable i -> keys that query i sees, never fewer than those before it see; or the keys that query
 ///                  0 sees, where query i sees i more (causal). For all keys: keys
-/// @param columns   [heads, wanted], `stride` from one head to the next; wanted <= keys; added to. A stride of 0 adds
-///                  all heads up.
-/// @param scratch   at least softmax_columns_scratch(heads, queries, keys, dim, shared, known)
+/// @param columns   added to; wanted <= keys
+/// @param scratch   at least softmax_columns_scratch(of)
 /// @param weight    callable i -> what query i counts
-/// @param shared    highest: a logit is the highest of all heads, and there is one row of columns
-/// @param known     the sums are given; not together with shared_heads::highest
-/// @param log_sum   callable (head, i) -> log of the sum of the exponentials of the query's logits, capped ones where
-///                  there is a cap, over the keys that it sees; of each head apart. A query whose log is not finite
-///                  adds nothing
+/// @param log_sum   where sums are known: callable (head, i) -> log of the sum of the exponentials of the query's
+///                  logits, capped ones where there is a cap, over the keys that it sees; of each head apart. A query
+///                  whose log is not finite adds nothing
 /// @complexity      O(heads * queries * keys * dim); no allocation
 template <class Arch = default_arch, element Element = element::single, collect Collect = collect::sums, class Query,
           class Key, class Visible, class Weight = once, class LogSum = unknown>
-[[gnu::flatten]] void softmax_columns(index heads, index queries, Query query, index keys, Key key, index dim,
-                                      float scale, float soft_cap, Visible visible, std::span<float> columns,
-                                      index stride, index wanted, std::span<float> scratch, Weight weight = {},
-                                      shared_heads shared = shared_heads::apart, bool known = false,
-                                      LogSum log_sum = {}) noexcept {
-    using batch = floats<Arch>;
-    constexpr index step = lanes<Arch>, chunk_size = chunk_rows<Arch>;
-    constexpr float lowest = std::numeric_limits<float>::lowest();
-    bool const merged = shared == shared_heads::highest;
-    if (heads < 1 || queries < 1) return;
-    if constexpr (has_dot_pairs<Arch> && std::same_as<decltype(key(keys)), bfloat16 const*> &&
-                  std::same_as<decltype(query(heads, queries)), bfloat16 const*>) {
-        if (queries > 1 && dim % 2 == 0)
-            return softmax_columns<Arch, element::pair, Collect>(heads, queries, as_pairs(query), keys, as_pairs(key),
-                                                                 dim / 2, scale, soft_cap, visible, columns, stride,
-                                                                 wanted, scratch, weight, shared, known, log_sum);
+void softmax_columns(attention_shape const& of, Query query, Key key, Visible visible, column_rows columns,
+                     std::span<float> scratch, Weight weight = {}, LogSum log_sum = {}) noexcept {
+    if (of.heads < 1 || of.queries < 1) return;
+    bool const alone = of.queries == 1 && of.shared == shared_heads::apart;
+    if constexpr (has_dot_pairs<Arch> && std::same_as<decltype(key(of.keys)), bfloat16 const*> &&
+                  std::same_as<decltype(query(of.heads, of.queries)), bfloat16 const*>) {
+        if (!alone && of.dim % 2 == 0) {
+            attention_shape pairs = of;
+            pairs.dim /= 2;
+            return softmax_columns<Arch, element::pair, Collect>(pairs, as_pairs(query), as_pairs(key), visible,
+                                                                 columns, scratch, weight, log_sum);
+        }
     }
     auto const seen_by = [&](index i) noexcept -> index {
         if constexpr (std::integral<Visible>) {
-            return std::clamp<index>(visible + i, 0, keys);
+            return std::clamp<index>(visible + i, 0, of.keys);
         } else {
-            return std::clamp<index>(visible(i), 0, keys);
+            return std::clamp<index>(visible(i), 0, of.keys);
         }
     };
-    base2_logits<Arch> const logits(scale, soft_cap);
-    if (queries == 1 && !merged) {
-        for (index head = 0; head < heads; head += lone_heads) {
-            index const mine = std::min(lone_heads, heads - head);
-            auto const own = [&](index h, index i) noexcept { return query(head + h, i); };
-            auto const to = columns.subspan(static_cast<std::size_t>(head * stride));
-            if (known) {
-                known_softmax_rows<Arch, Collect>(mine, own, std::min(seen_by(0), wanted), key, dim, logits, weight(0),
-                                                  to, stride,
-                                                  [&](index h, index i) noexcept { return log_sum(head + h, i); });
-            } else {
-                softmax_rows<Arch, Collect>(mine, own, seen_by(0), key, dim, logits, weight(0), to, stride, wanted,
-                                            align(scratch));
-            }
-        }
-        return;
-    }
+    if (alone)
+        return lone_softmax_columns<Arch, Collect>(of, query, seen_by(0), key, columns, scratch, weight(0), log_sum);
 
-    auto const layout = lay_out<Arch>(shared, heads, queries);
-    index const at_once = layout.heads, group = layout.group, row = layout.row;
-    bool const far = !known && keys * row > near_floats;  // the exponentials
-    index const chunks = (keys + chunk_size - 1) / chunk_size;
-    float* const panels = align(scratch);         // [dim, group]
-    float* const highest = panels + group * dim;  // [row]: the maximum so far,
-    float* const before = highest + group;        // that of the chunk before, later the lane's weight,
-    float* const sum = before + group;            // the sum, or the log of a known one,
-    float* const sees = sum + group;              // and [group]: the keys that a lane sees
-    float* const copies = sees + group;
-    float* const partial = copies + row_copies<Arch>(dim);
-    float* const passing = partial + partial_sums<Arch>(group, dim);  // [chunk_size, group]: of a chunk alone
-    float* const chunk_highest = passing + (known || merged ? chunk_size * group : 0);  // [chunks, row]
-    float* const exponentials = chunk_highest + chunks * row;                           // [keys, row]
-
-    for (index head = 0; head < heads; head += at_once) {
-        index const mine = std::min(at_once, heads - head);
-        auto const head_columns = columns.subspan(static_cast<std::size_t>(head * stride));
-        for (index first = 0; first < queries; first += layout.head_lanes) {
-            index const count = std::min(layout.head_lanes, queries - first);
-            index const head_lanes = whole_registers<Arch>(count);
-            index const used = mine * head_lanes;             // lanes of the products,
-            index const in_row = merged ? head_lanes : used;  // and of what is kept for a key
+    softmax_lanes<Arch> lanes(of, scratch);
+    for (index head = 0; head < of.heads; head += lanes.most_heads()) {
+        index const heads = std::min(lanes.most_heads(), of.heads - head);
+        auto const to = columns.from(head);
+        for (index first = 0; first < of.queries; first += lanes.most_queries()) {
+            index const count = std::min(lanes.most_queries(), of.queries - first);
+            lanes.take(
+                heads, count, [&](index h, index i) noexcept { return query(head + h, first + i); },
+                [&](index i) noexcept { return seen_by(first + i); },
+                [&](index i) noexcept { return weight(first + i); },
+                [&](index h, index i) noexcept { return log_sum(head + h, first + i); });
             index const seen_by_all = seen_by(first), seen_by_last = seen_by(first + count - 1);
-            index const seen = known ? std::min(seen_by_last, wanted) : seen_by_last;
-
-            // Lanes beyond a head's queries repeat its last one, and count nothing.
-            auto const number = [&](index lane) noexcept { return first + std::min(lane % head_lanes, count - 1); };
-            pack_panels<Arch>(
-                0, used, [&](index lane) noexcept { return query(head + lane / head_lanes, number(lane)); }, dim,
-                panels);
-            std::fill_n(highest, group, lowest);
-            std::fill_n(sum, group, 0.0F);
-            for (index lane = 0; lane < used; ++lane) {
-                sees[lane] = static_cast<float>(seen_by(number(lane)));
-                if (!known) continue;
-                before[lane] = lane % head_lanes < count ? weight(number(lane)) : 0;
-                sum[lane] = base2_log_sum(log_sum(head + lane / head_lanes, number(lane)), before[lane]);
+            index const written = std::min(seen_by_last, columns.wanted), seen = of.known ? written : seen_by_last;
+            for (index chunk = 0; chunk < seen; chunk += chunk_rows<Arch>) {
+                index const rows = std::min(chunk_rows<Arch>, seen - chunk);
+                broadcast_rows<Arch> const near(chunk, rows, key, of.dim, lanes.copies());
+                upcoming_rows<Arch> const next(chunk + rows, of.keys, key, of.dim);
+                lanes.template multiply<Element>(chunk, rows, near, next);
+                lanes.settle(chunk, rows, chunk + rows > seen_by_all);
+                if (of.known) lanes.template add_known<Collect>(chunk, rows, to);
             }
-            auto const add_up = [&](index chunk, index rows, float const* from) noexcept {
-                for (index h = 0; h < (merged ? 1 : mine); ++h) {
-                    std::span const weights(before + h * head_lanes, static_cast<std::size_t>(head_lanes));
-                    add_weighted_rows<Arch, Collect>(rows, from + h * head_lanes, known ? group : row, weights,
-                                                     head_columns.data() + h * stride + chunk);
-                }
-            };
-
-            for (index chunk = 0; chunk < seen; chunk += chunk_size) {
-                index const rows = std::min(chunk_size, seen - chunk);
-                bool const masked = chunk + rows > seen_by_all;
-                float* const kept = exponentials + chunk * row;
-                float* const made = known || merged ? passing : kept;  // [rows, group]
-                if (!known) std::copy_n(highest, group, before);
-                broadcast_rows<Arch> const key_rows(chunk, rows, key, dim, copies);
-
-                // Its logits, as if there were no cap and no mask.
-                auto const keep = [&](auto R, auto V, auto const& products, index block, index p) noexcept {
-                    if (p == 0) {
-                        index const next = chunk + chunk_size + block, end = std::min(next + R, keys);
-                        for (index j = next; j < end; ++j) prefetch_row(key(j), dim);
-                        for (index at = next * row; far && at < end * row; at += 16)
-                            __builtin_prefetch(exponentials + at, 1);
-                    }
-                    unroll<V>([&](auto v) {
-                        index const lane = p + v * step;
-                        auto top = batch::load_aligned(highest + lane);
-                        unroll<R>([&](auto r) {
-                            auto const x = logits.scaled(products[r][v]);
-                            top = max_number<Arch>(x, top);
-                            x.store_aligned(made + (block + r) * group + lane);
-                        });
-                        top.store_aligned(highest + lane);
-                    });
-                };
-                multiply_all<Arch, Element>(rows, key_rows, used, panels, dim, partial, keep);
-
-                auto const logit = [&](index r, index lane) noexcept {  // with both
-                    auto const x = logits.within_cap(batch::load_aligned(made + r * group + lane));
-                    if (!masked) return x;
-                    auto const hidden = batch::load_aligned(sees + lane) <= batch(static_cast<float>(chunk + r));
-                    return xsimd::select(hidden, batch(-std::numeric_limits<float>::infinity()), x);
-                };
-                if (known) {
-                    for (index lane = 0; lane < used; lane += step) {
-                        auto const log = batch::load_aligned(sum + lane);
-                        for (index r = 0; r < rows; ++r)
-                            exp2_below<Arch>(logit(r, lane), log).store_aligned(made + r * group + lane);
-                    }
-                    add_up(chunk, rows, made);
-                    continue;
-                }
-                // Its exponentials, relative to the highest logit so far.
-                for (index lane = 0; lane < in_row; lane += step) {
-                    auto const last = batch::load_aligned(before + lane);
-                    auto top = batch::load_aligned(highest + lane);
-                    if (masked || merged || logits.capped()) {
-                        top = last;
-                        for (index r = 0; r < rows; ++r) {
-                            batch x(-std::numeric_limits<float>::infinity());
-                            for (index h = 0; h < (merged ? mine : 1); ++h)
-                                x = max_number<Arch>(logit(r, h * head_lanes + lane), x);
-                            top = max_number<Arch>(x, top);
-                            x.store_aligned(kept + r * row + lane);
-                        }
-                        top.store_aligned(highest + lane);
-                    }
-                    auto total = batch::load_aligned(sum + lane) * exp2<Arch>(last - top);
-                    for (float* at = kept + lane; at < kept + rows * row; at += row) {
-                        auto const e = exp2<Arch>(batch::load_aligned(at) - top);
-                        e.store_aligned(at);
-                        total += e;
-                    }
-                    total.store_aligned(sum + lane);
-                    top.store_aligned(chunk_highest + chunk / chunk_size * row + lane);
-                }
-            }
-            if (known) continue;
-
-            // Weighted by what the highest of all and the sum make of them.
-            for (index lane = 0; lane < in_row; ++lane)
-                sum[lane] = lane % head_lanes < count && sum[lane] > 0 ? weight(number(lane)) / sum[lane] : 0;
-            index const written = std::min(seen, wanted);
-            for (index chunk = 0; chunk < written; chunk += chunk_size) {
-                for (index lane = 0; lane < in_row; lane += step) {
-                    auto const late = batch::load_aligned(chunk_highest + chunk / chunk_size * row + lane) -
-                                      batch::load_aligned(highest + lane);
-                    (exp2<Arch>(late) * batch::load_aligned(sum + lane)).store_aligned(before + lane);
-                }
-                index const next = chunk + chunk_size, after = std::min(next + chunk_size, keys);
-                for (index at = next * row; at < after * row; at += 16) __builtin_prefetch(exponentials + at);
-                add_up(chunk, std::min(chunk_size, written - chunk), exponentials + chunk * row);
-            }
+            if (!of.known) lanes.template add_all<Collect>(written, to);
         }
     }
 }

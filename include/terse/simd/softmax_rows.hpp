@@ -7,10 +7,12 @@
 #include <numbers>
 #include <span>
 
+#include <terse/simd/attention_shape.hpp>
 #include <terse/simd/batch.hpp>
 #include <terse/simd/dot.hpp>
 #include <terse/simd/exp2.hpp>
 #include <terse/simd/rows.hpp>
+#include <terse/simd/tile.hpp>
 
 // softmax_columns.hpp of one query a head. Limited by reading keys, from memory or the caches; where many heads share
 // them, by the multiply-adds.
@@ -84,26 +86,21 @@ template <class Arch>
 /// Heads of one query that `softmax_columns` takes at once.
 inline constexpr index lone_heads = 16;
 
-/// The products of head h's query with keys j, j + 1, ..., a key a lane. The first head brings the keys near.
-template <class Arch, class Query, class Key>
-[[nodiscard]] floats<Arch> head_products(index h, index j, index seen, Query query, Key key, index dim) noexcept {
-    return h == 0 ? distant_dot_rows<Arch>(j, seen, key, query(h, 0), dim, seen * dim > near_floats)
-                  : dot_rows<Arch>(j, seen, key, query(h, 0), dim);
-}
-
-/// softmax_columns of one query a head: keys lie across lanes, and stay near while one head after the other meets them.
-template <class Arch, collect Collect, class Query, class Key>
-void softmax_rows(index heads, Query query, index seen, Key key, index dim, base2_logits<Arch> logits, float weight,
-                  std::span<float> columns, index stride, index wanted, float* scratch) noexcept {
+/// Adds what keys receive of one query of each of a few heads.
+/// @param products  callable (h, j, end) -> head h's logits of keys j, j + 1, ... below `end`, a key a lane; called
+///                  for all heads of a key before the next
+template <class Arch, collect Collect, class Products>
+void softmax_rows(index heads, index seen, Products const& products, float weight, column_rows const& to,
+                  float* scratch) noexcept {
     using batch = floats<Arch>;
     constexpr index width = lanes<Arch>;
     constexpr float lowest = std::numeric_limits<float>::lowest();
     index const room = whole_registers<Arch>(seen);
-    std::array<batch, 16> highest;
+    std::array<batch, lone_heads> highest;
     highest.fill(batch(lowest));
     for (index j = 0; j < seen; j += width) {
         for (index h = 0; h < heads; ++h) {
-            auto x = logits(head_products<Arch>(h, j, seen, query, key, dim));
+            auto x = products(h, j, seen);
             if (seen - j < width)
                 x = xsimd::select(lane_numbers<Arch>() >= batch(static_cast<float>(seen - j)),
                                   batch(-std::numeric_limits<float>::infinity()), x);
@@ -121,33 +118,56 @@ void softmax_rows(index heads, Query query, index seen, Key key, index dim, base
             sum += e;
         }
         float const total = sum_lanes<Arch>(sum);
-        float* const to = columns.data() + h * stride;
         if (!(total > 0)) continue;
         if constexpr (Collect == collect::sums)
-            add_scaled<Arch>(row, weight / total, to, std::min(seen, wanted));
+            add_scaled<Arch>(row, weight / total, to.row(h), std::min(seen, to.wanted));
         else
-            add_hits<Arch>(row, 0, 1, total / weight, to, std::min(seen, wanted));
+            add_hits<Arch>(row, 0, 1, total / weight, to.row(h), std::min(seen, to.wanted));
     }
 }
 
-/// The same where the log of the sum is known: no logit is kept.
-template <class Arch, collect Collect, class Query, class Key, class LogSum>
-void known_softmax_rows(index heads, Query query, index seen, Key key, index dim, base2_logits<Arch> logits,
-                        float weight, std::span<float> columns, index stride, LogSum log_sum) noexcept {
+/// The same where the logs of the sums are known: no logit is kept.
+/// @param log_sum  callable h -> log
+template <class Arch, collect Collect, class Products, class LogSum>
+void known_softmax_rows(index heads, index seen, Products const& products, float weight, column_rows const& to,
+                        LogSum log_sum) noexcept {
     using batch = floats<Arch>;
     constexpr index width = lanes<Arch>;
-    for (index j = 0; j < seen; j += width) {
+    index const end = std::min(seen, to.wanted);
+    for (index j = 0; j < end; j += width) {
         for (index h = 0; h < heads; ++h) {
             float counts = weight;
-            batch const top(base2_log_sum(log_sum(h, 0), counts));
-            auto const e = exp2_below<Arch>(logits(head_products<Arch>(h, j, seen, query, key, dim)), top);
-            float* const to = columns.data() + h * stride + j;
-            if (seen - j >= width)
-                store<Arch>(collected<Arch, Collect>(e, batch(counts), load<Arch>(to)), to);
+            batch const top(base2_log_sum(log_sum(h), counts));
+            auto const e = exp2_below<Arch>(products(h, j, end), top);
+            float* const at = to.row(h) + j;
+            if (end - j >= width)
+                store<Arch>(collected<Arch, Collect>(e, batch(counts), load<Arch>(at)), at);
             else
-                store_partial<Arch>(collected<Arch, Collect>(e, batch(counts), load_partial<Arch>(to, seen - j)), to,
-                                    seen - j);
+                store_partial<Arch>(collected<Arch, Collect>(e, batch(counts), load_partial<Arch>(at, end - j)), at,
+                                    end - j);
         }
+    }
+}
+
+/// softmax_columns of one query a head: keys lie across lanes, and stay near while one head after the other meets them.
+template <class Arch, collect Collect, class Query, class Key, class LogSum>
+[[gnu::flatten]] void lone_softmax_columns(attention_shape const& of, Query query, index seen, Key key,
+                                           column_rows const& columns, std::span<float> scratch, float weight,
+                                           LogSum log_sum) noexcept {
+    base2_logits<Arch> const logits(of.scale, of.soft_cap);
+    for (index head = 0; head < of.heads; head += lone_heads) {
+        index const heads = std::min(lone_heads, of.heads - head);
+        auto const to = columns.from(head);
+        auto const products = [&](index h, index j, index end) noexcept {  // the first head brings the keys near
+            auto const row = query(head + h, 0);
+            return logits(h == 0 ? distant_dot_rows<Arch>(j, end, key, row, of.dim, end * of.dim > near_floats)
+                                 : dot_rows<Arch>(j, end, key, row, of.dim));
+        };
+        if (of.known)
+            known_softmax_rows<Arch, Collect>(heads, seen, products, weight, to,
+                                              [&](index h) noexcept { return log_sum(head + h, 0); });
+        else
+            softmax_rows<Arch, Collect>(heads, seen, products, weight, to, align(scratch));
     }
 }
 

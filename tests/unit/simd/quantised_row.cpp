@@ -156,15 +156,14 @@ TEMPLATE_LIST_TEST_CASE("attention to keys in 8 bit is that to the keys that the
         samples::rows<Scale> queries(12, dim, 10);
         for (index const count : {1, 4}) {
             std::vector<float> got(3 * keys), expected(3 * keys);
-            std::vector<float> scratch(
-                static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(3, count, keys, dim)));
+            simd::attention_shape const of{3, count, keys, dim, 0.3F};
+            std::vector<float> scratch(static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(of)));
             auto const query = [&](index h, index i) -> Scale const* { return queries(h * 4 + i); };
             simd::softmax_columns<Arch>(
-                3, count, query, keys, [&](index t) { return x.row(t); }, dim, 0.3F, 0, keys - count + 1, got, keys,
-                keys, scratch);
+                of, query, [&](index t) { return x.row(t); }, keys - count + 1, {got, keys, keys}, scratch);
             simd::scalar::softmax_columns(
-                3, count, query, keys, [&](index t) { return x.exact(t); }, dim, 0.3F, 0,
-                [&](index i) { return keys - count + 1 + i; }, expected, keys, keys, simd::once{});
+                of, query, [&](index t) { return x.exact(t); }, [&](index i) { return keys - count + 1 + i; },
+                {expected, keys, keys}, simd::once{}, simd::unknown{});
             for (std::size_t i = 0; i < got.size(); ++i)
                 CHECK(got[i] == Approx(expected[i]).epsilon(1e-4).margin(1e-6));
         }

@@ -20,6 +20,10 @@ struct setting {
     bool known = false;
 };
 
+simd::attention_shape shape_of(index heads, index queries, index keys, index dim, setting s) {
+    return {heads, queries, keys, dim, s.scale, s.soft_cap, s.shared, s.known};
+}
+
 /// The setting's numbers, as callables.
 auto visible_of(setting s) {
     return [s](index i) { return s.visible + s.apart * i; };
@@ -45,13 +49,11 @@ std::vector<float> columns_of(index heads, index queries, samples::rows<T> const
                               samples::rows<T> const& key, index dim, setting s, index wanted) {
     index const stride = wanted + 3;
     std::vector<float> columns(static_cast<std::size_t>(heads * stride), 0.25F);
-    std::vector<float> scratch(
-        static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(heads, queries, keys, dim, s.shared, s.known)),
-        not_a_number);
+    auto const of = shape_of(heads, queries, keys, dim, s);
+    std::vector<float> scratch(static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(of)), not_a_number);
     scratch.push_back(42.0F);
-    simd::softmax_columns<Arch>(heads, queries, by_head(query, queries), keys, key.view(), dim, s.scale, s.soft_cap,
-                                visible_of(s), columns, stride, wanted, std::span(scratch).first(scratch.size() - 1),
-                                weight_of(s), s.shared, s.known, log_sum_of(s));
+    simd::softmax_columns<Arch>(of, by_head(query, queries), key.view(), visible_of(s), {columns, stride, wanted},
+                                std::span(scratch).first(scratch.size() - 1), weight_of(s), log_sum_of(s));
     CHECK(scratch.back() == 42.0F);
     return columns;
 }
@@ -62,17 +64,8 @@ void check(index heads, index queries, samples::rows<T> const& query, index keys
     CAPTURE(heads, queries, keys, dim, s.scale, s.soft_cap, s.visible, s.apart, s.weight, s.known, wanted);
     auto const columns = columns_of<Arch>(heads, queries, query, keys, key, dim, s, wanted);
     std::vector<float> expected(columns.size(), 0.25F);
-    auto const by_loops = [&](auto highest, auto log_sum) {
-        simd::scalar::softmax_columns<highest>(heads, queries, by_head(query, queries), keys, key.view(), dim, s.scale,
-                                               s.soft_cap, visible_of(s), expected, wanted + 3, wanted, weight_of(s),
-                                               log_sum);
-    };
-    if (s.shared == simd::shared_heads::highest)
-        by_loops(std::true_type{}, nullptr);
-    else if (s.known)
-        by_loops(std::false_type{}, log_sum_of(s));
-    else
-        by_loops(std::false_type{}, nullptr);
+    simd::scalar::softmax_columns(shape_of(heads, queries, keys, dim, s), by_head(query, queries), key.view(),
+                                  visible_of(s), {expected, wanted + 3, wanted}, weight_of(s), log_sum_of(s));
     for (std::size_t j = 0; j < columns.size(); ++j) {
         CAPTURE(j);
         CHECK(columns[j] == Approx(expected[j]).epsilon(2e-5).margin(1e-7));
@@ -122,12 +115,12 @@ TEMPLATE_TEST_CASE("scratch for many queries is enough for fewer", "[simd]", sam
             for (index queries = 1; queries <= many; ++queries) {
                 CAPTURE(heads, many, queries);
                 samples::rows<float> const query(heads * queries, dim, 7), key(keys, dim, 8);
-                index const size = simd::softmax_columns_scratch<TestType>(heads, many, keys, dim);
+                index const size = simd::softmax_columns_scratch<TestType>({heads, many, keys, dim});
                 std::vector<float> scratch(static_cast<std::size_t>(size + 2048), 42.0F);
                 std::vector<float> columns(static_cast<std::size_t>(heads * keys));
                 simd::softmax_columns<TestType>(
-                    heads, queries, [&](index h, index i) { return query.view()(h * queries + i); }, keys, key.view(),
-                    dim, 0.3F, 0, keys, columns, keys, keys, std::span(scratch).first(static_cast<std::size_t>(size)));
+                    {heads, queries, keys, dim, 0.3F}, [&](index h, index i) { return query.view()(h * queries + i); },
+                    key.view(), keys, {columns, keys, keys}, std::span(scratch).first(static_cast<std::size_t>(size)));
                 REQUIRE(std::count(scratch.begin() + size, scratch.end(), 42.0F) == 2048);
             }
         }
@@ -138,13 +131,14 @@ TEMPLATE_TEST_CASE("pairs of bfloat16 give what they give one by one", "[simd]",
     index const queries = 33, keys = 100, dim = 38;
     samples::rows<bfloat16> const query(queries, dim, 13, 2, 1), key(keys, dim, 14, 1);  // not as floats are aligned
     std::vector<float> scratch(
-        static_cast<std::size_t>(simd::softmax_columns_scratch<TestType>(1, queries, keys, dim)));
+        static_cast<std::size_t>(simd::softmax_columns_scratch<TestType>({1, queries, keys, dim})));
     std::vector<float> columns(keys), expected(keys);
-    simd::softmax_columns<TestType, simd::element::pair>(1, queries, simd::as_pairs(by_head(query, queries)), keys,
-                                                         simd::as_pairs(key.view()), dim / 2, 1.0F, 0.0F,
-                                                         keys - queries + 1, columns, keys, keys, scratch);
-    simd::scalar::softmax_columns(1, queries, by_head(query, queries), keys, key.view(), dim, 1.0F, 0.0F,
-                                  visible_of({.visible = keys - queries + 1}), expected, keys, keys, weight_of({}));
+    simd::softmax_columns<TestType, simd::element::pair>(
+        {1, queries, keys, dim / 2}, simd::as_pairs(by_head(query, queries)), simd::as_pairs(key.view()),
+        keys - queries + 1, {columns, keys, keys}, scratch);
+    simd::scalar::softmax_columns({1, queries, keys, dim}, by_head(query, queries), key.view(),
+                                  visible_of({.visible = keys - queries + 1}), {expected, keys, keys}, weight_of({}),
+                                  log_sum_of({}));
     for (std::size_t j = 0; j < columns.size(); ++j) CHECK(columns[j] == Approx(expected[j]).epsilon(2e-5));
 }
 
@@ -213,9 +207,9 @@ TEST_CASE("a count of keys is a causal mask", "[simd]") {
     samples::rows<float> const query(40, 8, 7), key(90, 8, 8);
     for (index const queries : {index{1}, index{40}}) {
         std::vector<float> columns(93, 0.25F),
-            scratch(static_cast<std::size_t>(simd::softmax_columns_scratch(1, queries, 90, 8)));
-        simd::softmax_columns(1, queries, by_head(query, queries), 90, key.view(), 8, 1.0F, 0.0F, index{30}, columns,
-                              93, 90, scratch);
+            scratch(static_cast<std::size_t>(simd::softmax_columns_scratch({1, queries, 90, 8})));
+        simd::softmax_columns({1, queries, 90, 8}, by_head(query, queries), key.view(), index{30}, {columns, 93, 90},
+                              scratch);
         CHECK(columns == columns_of<samples::best>(1, queries, query, 90, key, 8, {.visible = 30}, 90));
         CHECK(columns[29] > 0.25F);
     }
@@ -236,23 +230,19 @@ TEMPLATE_LIST_TEST_CASE("hits are the probabilities above their query's limit", 
                 };
                 index const wanted = keys - keys / 3;
                 std::vector<float> hits(static_cast<std::size_t>(wanted), 2.0F), least = hits, most = hits;
-                std::vector<float> scratch(static_cast<std::size_t>(
-                    simd::softmax_columns_scratch<Arch>(heads, queries, keys, dim, simd::shared_heads::apart, known)));
+                simd::attention_shape of{heads, queries, keys, dim, 1.5F};
+                of.known = known;
+                std::vector<float> scratch(static_cast<std::size_t>(simd::softmax_columns_scratch<Arch>(of)));
                 simd::softmax_columns<Arch, simd::element::single, simd::collect::hits>(
-                    heads, queries, by_head(query, queries), keys, key.view(), dim, 1.5F, 0.0F, visible, hits, 0,
-                    wanted, scratch, weight, simd::shared_heads::apart, known, log_sum);
+                    of, by_head(query, queries), key.view(), visible, {hits, 0, wanted}, scratch, weight, log_sum);
+                of.heads = of.queries = 1;
                 for (index i = 0; i < heads * queries; ++i) {
                     std::vector<float> row(static_cast<std::size_t>(wanted));
-                    auto const by_loops = [&](auto log_of_sum) {
-                        simd::scalar::softmax_columns(
-                            1, 1, [&](index, index) { return query.view()(i); }, keys, key.view(), dim, 1.5F, 0.0F,
-                            [&](index) { return visible(i % queries); }, row, wanted, wanted,
-                            [&](index) { return weight(i % queries); }, log_of_sum);
-                    };
-                    if (known)
-                        by_loops([&](index, index) { return log_sum(i / queries, i % queries); });
-                    else
-                        by_loops(nullptr);
+                    simd::scalar::softmax_columns(
+                        of, [&](index, index) { return query.view()(i); }, key.view(),
+                        [&](index) { return visible(i % queries); }, {row, wanted, wanted},
+                        [&](index) { return weight(i % queries); },
+                        [&](index, index) { return log_sum(i / queries, i % queries); });
                     for (std::size_t j = 0; j < row.size(); ++j) {
                         least[j] += row[j] > 1 + 2e-5F;
                         most[j] += row[j] > 1 - 2e-5F;
