@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <limits>
 #include <random>
@@ -134,13 +135,11 @@ struct threads {
 
     [[nodiscard]] index workers() const noexcept { return count; }
 
-    template <class Body>
-    void operator()(index n, Body&& body) const {
+    void operator()(index n, std::function<void(index, index, index)> const& body) const {
         std::vector<std::thread> running;
         for (index worker = 0; worker < count; ++worker) {
             auto const [begin, end] = share(n, worker, count);
-            if (begin == end) continue;
-            running.emplace_back([&body, begin = begin, end = end, worker] { body(begin, end, worker); });
+            if (begin != end) running.emplace_back(body, begin, end, worker);
         }
         for (auto& thread : running) thread.join();
     }
