@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <numeric>
+#include <utility>
 
 #include <Eigen/Core>
 #include <benchmark/benchmark.h>
@@ -26,28 +28,35 @@ double median(std::vector<double> values) {
 class timer {
   public:
     timer(std::function<void(std::size_t)> const& run, std::size_t inputs) : run_{&run}, inputs_{inputs} {
-        double once = sample();  // cold
-        if (once < 0.1) once = std::min(once, sample());
+        double once = measure();  // cold
+        if (once >= 0.1) {
+            waiting_ = once;
+            return;
+        }
+        once = std::min(once, measure());
         calls_ = std::clamp<std::size_t>(static_cast<std::size_t>(20e-6 / once), 1, 1000);
     }
-    /// Seconds a call.
-    double sample() {
+    /// Seconds a call. A first call that took long, and so was not disturbed by being cold, is the first sample.
+    double sample() { return waiting_ > 0 ? std::exchange(waiting_, 0) : measure(); }
+
+  private:
+    double measure() {
         auto const start = clock::now();
         for (std::size_t call = 0; call < calls_; ++call) (*run_)(next_++ % inputs_);
         return std::chrono::duration<double>(clock::now() - start).count() / static_cast<double>(calls_);
     }
 
-  private:
     std::function<void(std::size_t)> const* run_;
     std::size_t inputs_, calls_ = 1, next_ = 0;
+    double waiting_ = 0;
 };
 
 /// All of a contest in shuffled order, round after round; ratios are those within a round, so that they stand when the
 /// clock does not.
 outcome run(contest const& c) {
-    constexpr double long_enough = 0.4, too_long = 2;
-    constexpr double slow = 1, very_slow = 6;  // seconds a round
-    // What takes a second and more is disturbed little, for its length: it needs fewer rounds.
+    constexpr double long_enough = 0.4, too_long = 1.2;
+    constexpr double slow = 0.6, very_slow = 3;  // seconds a round
+    // What takes long is disturbed little, for its length: it needs fewer rounds.
     constexpr std::size_t few = 5, few_if_slow = 3, few_if_very_slow = 2, many = 301;
     std::vector<timer> timers{{c.bound.probe, c.inputs}};
     for (auto const& each : c.candidates) timers.emplace_back(each.run, c.inputs);
@@ -59,7 +68,7 @@ outcome run(contest const& c) {
     auto const start = clock::now();
     for (std::size_t round = 0; round < many; ++round) {
         double const spent = std::chrono::duration<double>(clock::now() - start).count();
-        double const each = round > 0 ? spent / static_cast<double>(round) : 0;
+        double const each = std::accumulate(now.begin(), now.end(), 0.0);  // of the round before
         if (each > slow && round >= (each > very_slow ? few_if_very_slow : few_if_slow)) break;
         if ((round >= few && spent > too_long) || (round >= 70 && spent > long_enough)) break;
         std::shuffle(order.begin(), order.end(), random);
