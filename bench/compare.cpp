@@ -54,8 +54,8 @@ class timer {
 /// All of a contest in shuffled order, round after round; ratios are those within a round, so that they stand when the
 /// clock does not.
 outcome run(contest const& c) {
-    constexpr double long_enough = 0.4, too_long = 1.2;
-    constexpr double slow = 0.6, very_slow = 3;  // seconds a round
+    constexpr double long_enough = 0.3, too_long = 1;
+    constexpr double slow = 0.5, very_slow = 2;  // seconds a round
     // What takes long is disturbed little, for its length: it needs fewer rounds.
     constexpr std::size_t few = 5, few_if_slow = 3, few_if_very_slow = 2, many = 301;
     std::vector<timer> timers{{c.bound.probe, c.inputs}};

@@ -6,6 +6,7 @@
 
 #include <terse/core/layer.hpp>
 #include <terse/score/scores.hpp>
+#include <terse/simd/columns.hpp>
 #include <terse/simd/dot.hpp>
 #include <terse/simd/gram.hpp>
 #include <terse/simd/nearest.hpp>
@@ -67,12 +68,10 @@ struct block_diversity {
                 };
                 simd::inverse_norms(held, key, dim, all);
                 std::fill(all.begin() + held, all.end(), 0.0F);
+                std::replace_if(
+                    all.begin(), all.end(), [](float x) noexcept { return !simd::is_finite(x); }, 0.0F);
                 std::fill(sum.begin(), sum.end(), 0.0F);
-                for (index t = 0; t < n; ++t) {
-                    float& scale = all[static_cast<std::size_t>(t)];
-                    if (!simd::is_finite(scale)) scale = 0;
-                    if (scale != 0) simd::add_scaled(key(t), scale, sum.data(), dim);
-                }
+                simd::add_weighted(n, key, all.data(), sum);
                 // The mean of a key's cosines is its product with the sum of all unit keys, less itself.
                 for (index row = 0; row < columns; ++row) {
                     auto const at = static_cast<std::size_t>(row);

@@ -6,7 +6,8 @@
 #include <terse/core/layer.hpp>
 #include <terse/score/scores.hpp>
 #include <terse/score/slots.hpp>
-#include <terse/simd/dot.hpp>
+#include <terse/simd/columns.hpp>
+#include <terse/simd/dots.hpp>
 #include <terse/simd/nearest.hpp>
 
 namespace terse::score {
@@ -17,7 +18,8 @@ namespace terse::score {
 struct key_difference {
     /// @param l     only its keys are read, twice
     /// @return      [kv_heads, tokens], on [-1, 1]; errc::out_of_memory
-    /// @complexity  O(kv_heads * tokens * dim); scratch: dim floats for every 1,024 slots of a head
+    /// @complexity  O(kv_heads * tokens * dim); scratch: a float a slot, and dim for every 1,024 slots of a
+    ///              head
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<scores> operator()(layer<T, Cache> const& l, arena& memory,
                                             Run const& run = {}) const noexcept {
@@ -25,23 +27,25 @@ struct key_difference {
         rollback undo{memory};
         auto const values = memory.take<float>(heads * n);
         auto const top = memory.here();
+        auto const inverses = memory.take<float>(heads * n);
         auto const sums = memory.take<float>(heads * blocks * dim);
         auto const anchors = memory.take<float>(heads * dim);
-        if (!taken(values, sums, anchors)) return errc::out_of_memory;
+        if (!taken(values, inverses, sums, anchors)) return errc::out_of_memory;
         auto const length = [&](index h) noexcept { return l.length(h); };
 
-        // What a key is divided by waits in the place of its score.
         for_blocks(heads, n, 2 * dim, length, run, [&](index job, index h, index begin, index end) noexcept {
-            float* const sum = sums.data() + job * dim;
-            std::fill_n(sum, dim, 0.0F);
-            for_rows(
-                begin, end, dim, [&](index t) noexcept { return l.keys.row(h, t); },
-                [&](index t, auto key) noexcept {
-                    float const square = simd::squared_norm(key, dim), inverse = simd::inverse_norm(square);
-                    bool const counts = simd::is_finite(square);
-                    values[static_cast<std::size_t>(h * n + t)] = counts ? inverse : no_score;
-                    if (counts) simd::add_scaled(key, inverse, sum, dim);
-                });
+            auto const sum = sums.subspan(static_cast<std::size_t>(job * dim), static_cast<std::size_t>(dim));
+            std::fill(sum.begin(), sum.end(), 0.0F);
+            for (; begin < end; begin += near_slots) {
+                index const count = std::min(near_slots, end - begin);
+                float* const norms = inverses.data() + h * n + begin;
+                simd::squared_norms(
+                    begin, count, [&](index t) noexcept { return l.keys.row(h, t); }, dim, norms);
+                for (index i = 0; i < count; ++i)
+                    norms[i] = simd::is_finite(norms[i]) ? simd::inverse_norm(norms[i]) : no_score;
+                simd::add_weighted(
+                    count, [&](index i) noexcept { return l.keys.row(h, begin + i); }, norms, sum);
+            }
         });
         std::fill(anchors.begin(), anchors.end(), 0.0F);
         for (index h = 0; h < heads; ++h) {
@@ -52,14 +56,19 @@ struct key_difference {
             for (index c = 0; c < dim; ++c) anchor[c] *= -inverse;
         }
         for_slots(heads, n, dim, length, values, run, [&](index h, index begin, index end, float* out) noexcept {
-            for_rows(
-                begin, end, dim, [&](index t) noexcept { return l.keys.row(h, t); },
-                [&](index, auto key) noexcept { *out++ *= simd::dot(key, anchors.data() + h * dim, dim); });
+            simd::dots(
+                begin, end - begin, [&](index t) noexcept { return l.keys.row(h, t); }, anchors.data() + h * dim, dim,
+                out);
+            float const* const norms = inverses.data() + h * n + begin;
+            for (index i = 0; i < end - begin; ++i) out[i] *= norms[i];
         });
         memory.rewind(top);
         undo.keep();
         return scores{values, heads, n, n};
     }
+
+  private:
+    static constexpr index near_slots = 64;  // whose keys are in the first cache when they are met again
 };
 
 }  // namespace terse::score

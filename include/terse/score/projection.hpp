@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <functional>
+
 #include <terse/core/layer.hpp>
 #include <terse/core/view.hpp>
 #include <terse/score/scores.hpp>
 #include <terse/score/slots.hpp>
-#include <terse/simd/dot.hpp>
+#include <terse/simd/dots.hpp>
 
 namespace terse::score {
 
@@ -27,9 +30,10 @@ struct projection {
         for_slots(
             heads, n, dim, [&](index h) noexcept { return l.length(h); }, values, run,
             [&](index h, index begin, index end, float* out) noexcept {
-                for_rows(
-                    begin, end, dim, [&](index t) noexcept { return l.keys.row(h, t); },
-                    [&](index, auto key) noexcept { *out++ = -simd::dot(key, directions.row(h), dim); });
+                simd::dots(
+                    begin, end - begin, [&](index t) noexcept { return l.keys.row(h, t); }, directions.row(h), dim,
+                    out);
+                std::transform(out, out + (end - begin), out, std::negate{});
             });
         return scores{values, heads, n, n};
     }

@@ -8,7 +8,8 @@
 
 #include <terse/core/layer.hpp>
 #include <terse/score/scores.hpp>
-#include <terse/simd/dot.hpp>
+#include <terse/simd/columns.hpp>
+#include <terse/simd/dots.hpp>
 #include <terse/simd/last_similar.hpp>
 #include <terse/simd/nearest.hpp>
 #include <terse/simd/similar_sums.hpp>
@@ -90,15 +91,15 @@ struct redundancy {
         auto const key = [&, first = mirrored ? n - 1 : 0, step = mirrored ? -1 : 1](index t) noexcept {
             return l.keys.row(h, first + step * t);
         };
-        std::fill(sum.begin(), sum.end(), 0.0F);
-        for (index t = 0; t < n; ++t) {
+        simd::squared_norms(0, n, key, dim, values.data());
+        for (std::size_t t = 0; t < values.size(); ++t) {
             // What each key is to itself; NaN marks a key that takes no part.
-            float const square = simd::squared_norm(key(t), dim);
-            float& norm = inverse[static_cast<std::size_t>(t)];
-            norm = simd::is_finite(square) ? simd::inverse_norm(square) : 0.0F;
-            values[static_cast<std::size_t>(t)] = simd::is_finite(square) ? -square * norm * norm : no_score;
-            if (norm > 0) simd::add_scaled(key(t), norm, sum.data(), dim);
+            float const square = values[t];
+            inverse[t] = simd::is_finite(square) ? simd::inverse_norm(square) : 0.0F;
+            values[t] = simd::is_finite(square) ? -square * inverse[t] * inverse[t] : no_score;
         }
+        std::fill(sum.begin(), sum.end(), 0.0F);
+        simd::add_weighted(n, key, inverse.data(), sum);
         for (index t = 0; t < n; ++t) {
             float const norm = inverse[static_cast<std::size_t>(t)];
             if (norm > 0) values[static_cast<std::size_t>(t)] += simd::dot(key(t), sum.data(), dim) * norm;

@@ -7,8 +7,6 @@
 #include <terse/core/parallel.hpp>
 #include <terse/core/types.hpp>
 #include <terse/score/scores.hpp>
-#include <terse/simd/quantised_row.hpp>
-#include <terse/simd/rows.hpp>
 
 namespace terse::score {
 
@@ -28,16 +26,6 @@ void for_slots(index heads, index tokens, index cost, Length length, std::span<f
             begin += last - first;
         }
     });
-}
-
-/// Calls use(t, row(t)) for slots [begin, end). Rows are asked for ahead: where little is done with a row, the
-/// processor alone keeps too few of them under way.
-template <class Row, class Use>
-void for_rows(index begin, index end, index dim, Row row, Use use) noexcept {
-    for (index t = begin; t < end; ++t) {
-        if (t + simd::rows_ahead < end) simd::prefetch_row(row(t + simd::rows_ahead), dim);
-        use(t, row(t));
-    }
 }
 
 /// Slots that go together in a sum over a head: however the work is cut, a block is added up in one go and the blocks

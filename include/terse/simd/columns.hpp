@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <iterator>
 #include <limits>
 #include <span>
@@ -29,6 +30,24 @@ void over_channels(index dim, Body const& body) noexcept {
     body(
         std::integral_constant<int, 1>{}, [n = dim - c](auto const* p) noexcept { return load_partial<Arch>(p, n); },
         [n = dim - c](floats<Arch> const& x, float* to) noexcept { store_partial<Arch>(x, to, n); }, c);
+}
+
+/// sum[c] += the sum over rows [0, count) of weights[t] * row(t)[c], in float and in the order of the rows; a row whose
+/// weight is zero or NaN is not looked at.
+/// @param row  callable index -> T const*, of sum.size() contiguous values
+template <class Arch = default_arch, class Row>
+[[gnu::flatten]] void add_weighted(index count, Row row, float const* weights, std::span<float> sum) noexcept {
+    over_channels<Arch, 8>(std::ssize(sum), [&](auto registers, auto read, auto write, index first) noexcept {
+        std::array<floats<Arch>, registers> sums;
+        unroll<registers>([&](auto v) { sums[v] = read(sum.data() + first + v * lanes<Arch>); });
+        for (index t = 0; t < count; ++t) {
+            if (!(std::abs(weights[t]) > 0)) continue;
+            floats<Arch> const weight(weights[t]);
+            auto const from = row(t) + first;
+            unroll<registers>([&](auto v) { sums[v] = fma<Arch>(read(from + v * lanes<Arch>), weight, sums[v]); });
+        }
+        unroll<registers>([&](auto v) { write(sums[v], sum.data() + first + v * lanes<Arch>); });
+    });
 }
 
 /// squares[c] = the sum over rows [0, count) of row(t)[c]^2, in float and in the order of the rows.

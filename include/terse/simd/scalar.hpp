@@ -48,6 +48,16 @@ inline void add_hits(float const* rows, index stride, index count, float limit, 
 }
 
 template <class Row>
+void add_weighted(index count, Row row, float const* weights, std::span<float> sum) noexcept {
+    for (std::size_t c = 0; c < sum.size(); ++c) {
+        double total = sum[c];
+        for (index t = 0; t < count; ++t)
+            if (std::abs(weights[t]) > 0) total += static_cast<double>(weights[t]) * static_cast<float>(row(t)[c]);
+        sum[c] = static_cast<float>(total);
+    }
+}
+
+template <class Row>
 void column_squares(index count, Row row, std::span<float> squares) noexcept {
     for (std::size_t c = 0; c < squares.size(); ++c) {
         double sum = 0;

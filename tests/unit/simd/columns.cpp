@@ -39,6 +39,29 @@ TEMPLATE_LIST_TEST_CASE("squares and bounds of columns agree with plain loops", 
     }
 }
 
+TEMPLATE_LIST_TEST_CASE("weighted sums of rows agree with plain loops, and leave out what has no weight", "[simd]",
+                        samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    for (index const dim : samples::lengths<Arch>()) {
+        for (index const count : {0, 1, 2, 33}) {
+            CAPTURE(dim, count);
+            samples::rows<T> x(count + 1, dim, 8, 3, 1);
+            samples::rows<float> const factors(1, count + 1, 9);
+            std::vector<float> weights(factors.view()(0), factors.view()(0) + count + 1);
+            for (index t = 1; t < count; t += 5) {
+                weights[size(t)] = t % 2 == 0 ? 0 : not_a_number;
+                if (dim > 0) x(t)[dim / 2] = static_cast<T>(not_a_number);
+            }
+            std::vector<float> got(size(dim) + 1, 7.0F), expected(size(dim), 7.0F);
+            simd::add_weighted<Arch>(count, x.view(), weights.data(), std::span{got}.first(size(dim)));
+            simd::scalar::add_weighted(count, x.view(), weights.data(), expected);
+            for (std::size_t c = 0; c < expected.size(); ++c) CHECK(got[c] == Approx(expected[c]).margin(1e-5));
+            CHECK(got.back() == 7);
+        }
+    }
+}
+
 TEMPLATE_LIST_TEST_CASE("the deviation of scaled channels agrees with plain loops", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
