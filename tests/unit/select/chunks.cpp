@@ -62,6 +62,7 @@ TEST_CASE("the best chunks, whole or trimmed", "[select][chunks]") {
          errc::ok,
          {0, 1, 9, 10}},
         {"nothing but the protected", 2, 3, true, {.leading = 2}, errc::ok, {0, 1}},
+        {"a whole one, though fewer were asked for", 2, 3, false, {.leading = 1}, errc::ok, {0, 1, 2}},
         {"more chunks protected than kept", 5, 3, false, {.leading = 4}, errc::bad_budget, {}},
         {"more protected than kept", 2, 3, true, {.leading = 3}, errc::bad_budget, {}},
     }));
@@ -77,6 +78,9 @@ TEST_CASE("chunks by the sum over rows; ties, NaN, tokens without a score", "[se
     CHECK(best(of({not_a_number, 9, 1, 1}), 4, {{4}}, 2, 2, true).kept == tokens_list{2, 3});
     // Two tokens without a score stay, and bring the scored one of their chunk.
     CHECK(best(of({9, 9, 9, 1}), 6, {{6}}, 3, 3, true).kept == tokens_list{3, 4, 5});
+    // Both chunks have one that stays: their scored means are 4 and 5, not 10 of three.
+    CHECK(best(of({3, 4, 5, 5, 5}), 6, {{6, {.leading = 1}}}, 3, 3, true).kept == tokens_list{0, 3, 5});
+    CHECK(best(of({}), 0, {{0}}, 0, 3, false).kept.empty());
     CHECK(best(of({1, 2, 3, 4}), 4, {{4}, {3}}, 2, 2, true).error == errc::ok);  // the row that is scored
     CHECK(best(of({1, 2, 3, 4}), 4, {{3}}, 2, 2, true).error == errc::bad_shape);
     // What one head protects, all keep.
@@ -168,5 +172,23 @@ TEST_CASE("what is not cut into chunks stays", "[select][chunks]") {
         CHECK(run({}, workers) == tokens_list{0, 3, 4, 7});
         CHECK(run(guarded, workers) == tokens_list{0, 1, 2, 6, 7});
     }
+}
+
+TEST_CASE("the last tokens of each row have no score and stay, in whatever chunks", "[select][chunks]") {
+    // Three of each row: 5, 6 and 7 of the first, 3, 4 and 5 of the second.
+    std::vector<float> const values = {1, 3, 2, 9, 8, 7, 0, 5, 5, 4};
+    arena memory;
+    std::vector<plan> items(2);
+    tokens_list kept(14);
+    auto const run = [&](index chunk, auto const& keep) {
+        std::vector<select::row> const rows = {{8}, {6}};
+        REQUIRE(select::per_chunk(of(values, 2), 8, rows, chunk, keep, items, kept, memory) == errc::ok);
+        return std::vector<tokens_list>{list(items[0].sources), list(items[1].sources)};
+    };
+    using lists = std::vector<tokens_list>;
+    auto const one_or_protected = [](index, index fixed) { return std::max<index>(fixed, 1); };
+    CHECK(run(2, one_or_protected) == lists{{1, 3, 5, 6, 7}, {0, 3, 4, 5}});
+    auto const more_than_there_are = [](index, index) { return index{99}; };
+    CHECK(run(3, more_than_there_are) == lists{{0, 1, 2, 3, 4, 5, 6, 7}, {0, 1, 2, 3, 4, 5}});
 }
 }  // namespace terse::test
