@@ -36,6 +36,7 @@ TEST_CASE("the highest in double, the earlier or the later of equals", "[select]
     CHECK(highest({}, 0).empty());
     CHECK(highest({nan, 1, -inf, nan}, 3) == tokens_list{0, 1, 2});
     CHECK(highest({nan, 1, -inf, nan}, 3, true) == tokens_list{1, 2, 3});
+    CHECK(highest(std::vector<double>(99, nan), 3) == tokens_list{0, 1, 2});
     // Float does not tell these from each other.
     CHECK(highest({1, 1 + 1e-12, 1 + 2e-12, 5}, 2) == tokens_list{2, 3});
     CHECK(highest({1, 1 + 1e-12, 1, 5}, 3) == tokens_list{0, 1, 3});
@@ -83,6 +84,8 @@ TEST_CASE("leaders reach a share of the sum, or their number", "[select][blocks]
     CHECK(leading({0, 0}, 0.9, 1).empty());
     CHECK(leading({2, 2}, 0.5, 1) == tokens_list{0});
     CHECK(leading({2, 2}, 0.5, 1, true) == tokens_list{1});
+    CHECK(leading({2, 2}, 0.5, 2) == tokens_list{0});
+    CHECK(leading({2, 2}, 0.5, 2, true) == tokens_list{1});
     CHECK(leading({nan, 3, inf, 1}, 0.9, 3) == tokens_list{1, 2, 3});  // neither counts towards the share
     CHECK(leading({nan, nan}, 0.9, 1).empty());
 }
