@@ -1,4 +1,5 @@
 #include <set>
+#include <string_view>
 
 #include <terse/select/hamming.hpp>
 
@@ -31,6 +32,10 @@ TEST_CASE("representatives by Hamming distance to the anchor", "[select][hamming
     CHECK(rescued(x, 3, {1, 3, 5}, 1, alternating) == tokens_list{1});
     CHECK(rescued(x, 3, all, 1, mean) == tokens_list{0});  // votes 2 4 3 of 6: 010
     CHECK(rescued(x, 3, {3, 4}, 1, ones) == tokens_list{3});
+    CHECK(rescued(x, 3, {0, 1, 2, 3, 4}, 2, zeros) == tokens_list{0, 1});  // of 1 4 0 2 3 every second
+    // Of nine scores four are high: 111 000 100; of equal ones the first.
+    CHECK(rescued({9, 8, 7, 1, 2, 3, 6, 5, 4}, 3, {0, 1, 2}, 2, alternating) == tokens_list{0, 1});
+    CHECK(rescued({1, 1, 1, 1}, 2, {0, 1}, 1, zeros) == tokens_list{1});
 }
 
 TEST_CASE("long blocks have bits in several words", "[select][hamming]") {
@@ -57,6 +62,19 @@ TEST_CASE("random anchors follow their seed", "[select][hamming]") {
         seen.insert(first);
     }
     CHECK(seen.size() > 4);
+}
+
+TEST_CASE("random anchors are the high bits of splitmix64", "[select][hamming]") {
+    // From seed 0: E220.., 6E78.., 06C4.., F88B..; so 1001, of blocks 0110 1001 0101 1010.
+    std::vector<double> const x = {0, 1, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 0};
+    CHECK(rescued(x, 4, {0, 1, 2, 3}, 1, select::anchor::random) == tokens_list{1});
+    // The first of seeds 0, 1, ...: slot 0 is high, slot 1 is not.
+    std::string_view const firsts = "1110001011001101";
+    for (std::size_t seed = 0; seed < firsts.size(); ++seed) {
+        CAPTURE(seed);
+        token const nearest = firsts[seed] == '1' ? 0 : 1;
+        CHECK(rescued({1, 0}, 1, {0, 1}, 1, select::anchor::random, seed) == tokens_list{nearest});
+    }
 }
 
 TEST_CASE("a rescue needs memory", "[select][hamming]") {
