@@ -120,6 +120,8 @@ TEST_CASE("dpp: equal rows, zeros, and values below zero", "[select][dpp]") {
     tensor<float> const negative{{-1, 0, 0, 0, 0, 0, 0, 0, 2}, 1, 3, 3};
     CHECK(pick(negative, 3).order == tokens_list{2, 1, 0});
     CHECK(pick(negative, 3).by_determinant == 1);
+    tensor<float> const endless{{infinity, 0, 0, 0, -1, 0, 0, 0, 2}, 1, 3, 3};
+    CHECK(pick(endless, 3).order == tokens_list{2, 1, 0});
 }
 
 TEST_CASE("dpp: values that are not finite come last", "[select][dpp]") {
