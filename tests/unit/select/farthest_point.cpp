@@ -168,6 +168,12 @@ TEST_CASE("farthest points by bounds and from all cosines are the same", "[selec
     }
 }
 
+TEST_CASE("no more cosines are stored than fit 256 MiB", "[select][farthest_point]") {
+    CHECK(terse::select::stores_cosines(8192, 8192, false));
+    CHECK_FALSE(terse::select::stores_cosines(8193, 8193, false));
+    CHECK_FALSE(terse::select::stores_cosines(8193, 8193, true));
+}
+
 TEST_CASE("farthest points of long rows do not depend on threads", "[select][farthest_point]") {
     auto x = terse::test::clustered_tokens(600, 2000, 30, 51, 0.4F);  // enough to share every step
     for (terse::index const copy : {100, 500}) std::copy_n(x.row(17), x.dim, x.row(copy));
