@@ -74,10 +74,22 @@ struct by_chunks {
             tokens_view<token> const at{has_positions ? positions.data() : slots.data(), heads, longest, most};
             auto const part = pick_slots(l, picked, at, lengths, longest, {begin, begin + length});
             select::quota const q{std::min(*budget.count(longest), *budget.count(length)),
-                                  std::clamp<index>(sinks - begin, 0, longest),
-                                  std::clamp<index>(recent - (tokens - begin - longest), 0, longest), l.guarded};
+                                  std::clamp<index>(sinks - begin, 0, longest)};
+            auto const choice = [&](scores const& s, std::span<select::row> rows, std::span<plan> parts,
+                                    std::span<token> chosen, arena& scratch) noexcept -> result<index> {
+                for (index h = 0; h < s.heads; ++h) {  // each head ends somewhere else
+                    select::row& own = rows[static_cast<std::size_t>(h)];
+                    index const after = l.length(h) - begin - own.tokens;
+                    own.q.trailing = std::clamp<index>(recent - after, 0, own.tokens);
+                }
+                errc const error = select::highest_of_rows(s, longest, rows, parts, chosen, scratch, run);
+                if (error != errc::ok) return error;
+                return s.heads;
+            };
             auto const before = memory.here();
-            result<plans> const best = select::highest(score, part, heads, longest, q, memory, run);
+            index const most_kept = heads * std::min(q.keep, longest);
+            result<plans> const best =
+                select::choose_by_score(score, part, heads, longest, q, most_kept, choice, memory, run);
             if (!best) return best.error();
             for (index h = 0; h < heads; ++h)
                 for (token const t : (*best)[h].sources)

@@ -170,6 +170,44 @@ TEST_CASE("blocks keep what is guarded, and serve heads of different lengths", "
     auto const chunks = kv::by_chunks<score::norm>{{}, {.5}, 2}(shorter, memory).value();
     CHECK(list(chunks[0].sources) == tokens_list{1, 3, 5});
     CHECK(list(chunks[1].sources) == tokens_list{1, 2});
+    CHECK(chunks[1].tokens == 3);
+}
+
+TEST_CASE("blocks and chunks go by each head's own end and positions", "[kv][by-blocks][by-chunks]") {
+    arena memory;
+    using blocks = kv::by_blocks<score::norm>;
+    using chunks = kv::by_chunks<score::norm>;
+    auto const check = [&](auto const& p, auto const& l, tokens_list const& first, tokens_list const& second) {
+        auto const got = p(l, memory).value();
+        CHECK(list(got[0].sources) == first);
+        CHECK(list(got[1].sources) == second);
+    };
+    // What stands behind the second head's slots is shorter than all that it holds.
+    std::vector<float> const keys = {5, 4, 3, 2, 1, 0, 1, 2, 9, 0, 0, 0};
+    uneven const held{6, {6, 3}};
+    auto const cache = held.of(keys.data(), 2, 1);
+    layer<float, ragged_view<float>> const ragged{.keys = cache, .values = cache};
+    check(blocks{{}, 2, 2}, ragged, {4, 5}, {0, 1});
+    check(blocks{{}, 4, 1}, ragged, {2, 3, 4, 5}, {0, 1, 2});
+
+    // The last slots of a head that ends before the others, in the last chunk that it has a part of.
+    std::vector<float> const longer = {1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 9, 8, 0, 0, 0};
+    for (index const length : {4, 5}) {
+        uneven const ends{8, {8, length}};
+        auto const rows = ends.of(longer.data(), 2, 1);
+        layer<float, ragged_view<float>> const l{.keys = rows, .values = rows};
+        if (length == 4) check(chunks{{}, {.5}, 4, 0, 1}, l, {0, 1, 4, 7}, {0, 3});
+        if (length == 5) check(chunks{{}, {.5}, 4, 0, 2}, l, {0, 1, 6, 7}, {0, 3, 4});
+    }
+
+    // Position 2 is slot 2 of the first head and slot 1 of the second.
+    std::vector<float> const four = {1, 2, 9, 3, 1, 9, 2, 3};
+    tokens_list const positions = {0, 1, 2, 3, 0, 2, 4, 6};
+    std::vector<range> const guarded = {{2, 3}};
+    layer<float> const l{
+        .keys = head_major(four.data(), 2, 4, 1), .positions = view(positions.data(), 2, 4), .guarded = guarded};
+    check(blocks{{}, 2, 1}, l, {0, 2}, {0, 1});
+    check(chunks{{}, {.5}, 4}, l, {0, 2}, {0, 1});
 }
 
 TEST_CASE("a block's queries vote where the layer has all", "[kv][by-blocks][by-chunks]") {
@@ -179,6 +217,12 @@ TEST_CASE("a block's queries vote where the layer has all", "[kv][by-blocks][by-
     kv::by_blocks<score::attention> const p{scorer, 10, 6, 0, 2};
     arena memory;
     auto const got = p(r.view(), memory).value();
+    auto const chunks = kv::by_chunks<score::attention>{scorer, {.5}, 6}(r.view(), memory).value();
+    auto const queries_of = [&](index kv, index begin, index end) {
+        auto queries = r.queries.by_head();
+        queries.data = queries.row(2 * kv, begin), queries.heads = 2, queries.tokens = end - begin;
+        return queries;
+    };
     // The same by calls for each block, on copies.
     for (index kv = 0; kv < 2; ++kv) {
         tokens_list kept(10);
@@ -187,15 +231,23 @@ TEST_CASE("a block's queries vote where the layer has all", "[kv][by-blocks][by-
             index const end = std::min(begin + 6, n);
             for (index t = begin; t < end; ++t) kept.push_back(static_cast<token>(t));
             auto const keys = rows_of(r.keys, kv, kept);
-            auto queries = r.queries.by_head();
-            queries.data = queries.row(2 * kv, begin), queries.heads = 2, queries.tokens = end - begin;
-            layer<float> const l{.keys = keys.by_head(), .queries = queries};
+            layer<float> const l{.keys = keys.by_head(), .queries = queries_of(kv, begin, end)};
             auto const best = kv::evict<score::attention>{scorer, {10}, 0, 2}(l, memory).value();
             tokens_list next;
             for (token const t : best[0].sources) next.push_back(kept[static_cast<std::size_t>(t)]);
             kept = next;
         }
         CHECK(list(got[kv].sources) == kept);
+        tokens_list of_chunks;
+        for (token begin = 0; begin < n; begin += 6) {
+            tokens_list slots(6);
+            std::iota(slots.begin(), slots.end(), begin);
+            auto const keys = rows_of(r.keys, kv, slots);
+            layer<float> const l{.keys = keys.by_head(), .queries = queries_of(kv, begin, begin + 6)};
+            auto const best = kv::evict<score::attention, budget::ratio>{scorer, {.5}}(l, memory).value();
+            for (token const t : best[0].sources) of_chunks.push_back(begin + t);
+        }
+        CHECK(list(chunks[kv].sources) == of_chunks);
     }
     // With the last queries alone there is nothing to vote.
     random_layer<> const last{4, 2, n, 8, 4, 5};
@@ -203,7 +255,6 @@ TEST_CASE("a block's queries vote where the layer has all", "[kv][by-blocks][by-
     CHECK(p(last.view(), memory).error() == errc::bad_shape);
     CHECK(kv::by_chunks<score::attention>{scorer, {.5}, 6}(last.view(), memory).error() == errc::bad_shape);
     CHECK(memory.used() == 0);
-    CHECK(kv::by_chunks<score::attention>{scorer, {.5}, 6}(r.view(), memory).value()[0].kept() == 12);
     require_exact_peak([&](arena& a) { return p(r.view(), a); });
     require_exact_peak([&](arena& a) { return kv::by_chunks<score::attention>{scorer, {.5}, 6}(r.view(), a); });
 }
