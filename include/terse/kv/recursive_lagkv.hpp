@@ -56,10 +56,10 @@ struct recursive_lagkv {
         if (!has_positions_of_all(l)) return errc::bad_shape;
 
         index const tokens = l.tokens(), heads = l.kv_heads();
-        index longest = 1, room = 0;
+        index fewest = tokens, room = 0;  // one head that has something to thin is enough
         for (index h = 0; h < heads; ++h) {
             index const least = l.length(h) - scorer().scored(l, h).size() / lag * (lag - *share);
-            longest = std::max(longest, least);
+            fewest = std::min(fewest, least);
             room += l.guarded.empty() ? least : l.length(h);
         }
         auto const stay = [&](index, index fixed) noexcept { return std::max(*share, fixed); };
@@ -71,7 +71,8 @@ struct recursive_lagkv {
             if (error != errc::ok) return error;
             return heads;
         };
-        return select::choose_by_score(scorer(), l, heads, tokens, {.keep = longest}, room, choice, memory, run);
+        return select::choose_by_score(scorer(), l, heads, tokens, {.keep = std::max<index>(fewest, 1)}, room, choice,
+                                       memory, run);
     }
 
   private:

@@ -143,6 +143,7 @@ TEST_CASE("recursive_lagkv thins a partition when the next one is complete, by h
     CHECK(policy.count(7).value() == 5);
     CHECK(policy.count(4).value() == 4);
     CHECK(policy.count(0).value() == 0);
+    CHECK(kv::recursive_lagkv{.ratio = 1, .sinks = 1, .lag = 2}.count(7).value() == 7);
 
     arena memory;
     layer<float> l = r.view();
@@ -246,6 +247,19 @@ TEST_CASE("recursive_lagkv goes on where tokens were taken back", "[kv][recursiv
         c.evict(policy);
     }
     CHECK(c.positions() == straight.positions());
+}
+
+TEST_CASE("recursive_lagkv thins the heads that have a partition to thin", "[kv][recursive_lagkv]") {
+    // The first head has two whole partitions; the second lost slots up to its last one.
+    random_layer<> r{2, 2, 4, 2, 1, 1};
+    r.keys.values = r.values.values = {0, 0, 0, 2, 0, 0, 1, 1, 0, 0, 0, 2, 0, 0, 1, 1};
+    tokens_list const positions = {0, 1, 2, 3, 0, 2, 4, 6};
+    layer<float> l = r.view();
+    l.positions = view(positions.data(), 2, 4);
+    arena memory;
+    auto const plans = kv::recursive_lagkv{.ratio = 0.5, .sinks = 0, .lag = 2}(l, memory).value();
+    CHECK(list(plans[0].sources) == tokens_list{1, 2, 3});
+    CHECK(list(plans[1].sources) == tokens_list{0, 1, 2, 3});
 }
 
 TEST_CASE("recursive_lagkv of ragged heads, of what is no number, and what does not fit", "[kv][recursive_lagkv]") {
