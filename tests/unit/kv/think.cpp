@@ -140,6 +140,8 @@ TEST_CASE("plans over channels are checked before anything is written", "[kv][ch
     CHECK(gather(cache, with(out, [](auto& v) { v.dim = 2; }), chosen.view()) == errc::bad_shape);
     CHECK(gather(cache, out, chosen.view(), 0) == errc::bad_shape);
     CHECK(gather(cache, out, chosen.view(), 4) == errc::bad_shape);
+    CHECK(gather(with(cache, [](auto& v) { v.heads = 3; }), with(out, [](auto& v) { v.heads = 3; }), chosen.view()) ==
+          errc::bad_shape);  // a head and a half of queries
     CHECK(gather(cache, out, {}) == errc::bad_shape);
     CHECK(gather(with(cache, [](auto& v) { v.dim = 4; }), out, chosen.view()) == errc::bad_shape);
     CHECK(gather(cache, with(out, [&](auto& v) { v.data = x.values.data() + 1; }), chosen.view()) == errc::aliased);
@@ -151,6 +153,10 @@ TEST_CASE("plans over channels are checked before anything is written", "[kv][ch
     std::vector<plan> const unordered = {select_rows(descending, 5)};
     CHECK(kv::zero_channels(cache, {unordered}) == errc::bad_plan);
     CHECK(gather(cache, out, {unordered}) == errc::bad_plan);
+    std::vector<token> const pair = {0, 3}, one_row = {0, 2}, first = {0};  // the sum of two channels
+    std::vector<plan> const merged = {{.tokens = 5, .sources = pair, .offsets = one_row, .anchor = first}};
+    CHECK(kv::zero_channels(cache, {merged}) == errc::bad_plan);
+    CHECK(gather(cache, out, {merged}) == errc::bad_plan);
     std::vector<plan> const three(3, chosen.items[0]);
     CHECK(kv::zero_channels(cache, {three}) == errc::bad_shape);
     CHECK(kv::zero_channels(with(cache, [](auto& v) { v.dim = 4; }), chosen.view()) == errc::bad_shape);
