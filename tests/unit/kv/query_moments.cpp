@@ -131,10 +131,18 @@ TEST_CASE("moments say what does not fit", "[kv][query_moments]") {
     little = s.moments;
     little.covariance = little.covariance.first(49);
     CHECK(little.add(x.by_head(), memory) == errc::bad_shape);
+    little = s.moments;
+    little.count = -1;
+    CHECK(little.add(x.by_head(), memory) == errc::bad_shape);
+    auto fewer_than_none = x.by_head();
+    fewer_than_none.tokens = -1;
+    CHECK(s.moments.add(fewer_than_none, memory) == errc::bad_shape);
     CHECK(kv::query_moments{}.add(x.by_head(), memory) == errc::bad_shape);
     CHECK(s.moments.merge(other.moments) == errc::bad_shape);
     CHECK(s.moments.merge(wide.moments) == errc::bad_shape);
     CHECK(s.moments.merge(means.moments) == errc::bad_shape);
+    little = s.moments;
+    little.covariance = little.covariance.first(49);
     CHECK(s.moments.merge(little) == errc::bad_shape);
     CHECK(s.moments.merge(s.moments) == errc::aliased);
     state second(2, 5);
