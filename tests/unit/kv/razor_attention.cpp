@@ -117,6 +117,26 @@ TEST_CASE("razor_attention goes by what each head holds, and spares what is guar
     }
 }
 
+TEST_CASE("razor_attention takes each head's own window and its own positions", "[kv][razor_attention]") {
+    using rows = std::vector<tokens_list>;
+    arena memory;
+    uneven const held{9, {9, 6}};
+    layer<float, ragged_view<float>> const shorter{.keys = held.of<float>(nullptr, 2, 1)};
+    auto const windows = kv::razor_attention{.sinks = 1, .recent = 1, .compression = 2}(shorter, memory).value();
+    CHECK(rows_of(windows[0]) == rows{{0}, {1, 2, 3, 4}, {5}, {6}, {7}, {8}});  // 9 / 2
+    CHECK(rows_of(windows[1]) == rows{{0}, {1, 2}, {3}, {4}, {5}});             // 6 / 2
+
+    // Position 2 is slot 2 of the first head and slot 1 of the second.
+    tokens_list const positions = {0, 1, 2, 3, 4, 0, 2, 4, 6, 8};
+    std::vector<range> const guarded = {{2, 3}};
+    layer<float> l = bare_layer(2, 5);
+    l.positions = view(positions.data(), 2, 5);
+    l.guarded = guarded;
+    auto const plans = kv::razor_attention{.sinks = 1, .recent = 1}(l, memory).value();
+    CHECK(rows_of(plans[0]) == rows{{0}, {2}, {1, 3}, {4}});
+    CHECK(rows_of(plans[1]) == rows{{0}, {1}, {2, 3}, {4}});
+}
+
 TEST_CASE("a mean that is there already counts as what it stands for", "[kv][razor_attention]") {
     std::vector<float> const sizes = {1, 6, 1, 1, 1};
     arena memory;
@@ -128,6 +148,14 @@ TEST_CASE("a mean that is there already counts as what it stands for", "[kv][raz
     REQUIRE(kv::log_bias(p, sizes, bias) == errc::ok);
     CHECK(bias[1] == Approx(std::log(7.0)));
 
+    // Each head by its own sizes.
+    std::vector<float> const of_two = {1, 6, 1, 1, 1, 1, 1, 3, 1, 1};
+    auto const two = policy(bare_layer(2, 5), view(of_two.data(), 2, 5), memory).value();
+    CHECK(weights_of(two[0])[1] == std::vector<float>{6.0F / 7, 1.0F / 7});
+    CHECK(weights_of(two[1])[1] == std::vector<float>{0.25F, 0.75F});
+
+    std::vector<float> const nothing = {1, 0, 0, 1, 1};
+    CHECK(policy(bare_layer(1, 5), view(nothing.data(), 1, 5), memory).error() == errc::bad_setting);
     for (float const poison : {not_a_number, infinity, -3.0F}) {
         std::vector<float> const bad = {1, poison, 1, 1, 1};
         CHECK(policy(bare_layer(1, 5), view(bad.data(), 1, 5), memory).error() == errc::bad_setting);
@@ -262,6 +290,35 @@ TEST_CASE("means roll as rows fall out, a step at a time or at once", "[kv][razo
     other.values = other.keys;
     CHECK(bulk.view.add(other, mask, {2, 3}) == errc::bad_shape);
     CHECK(bulk.sizes == std::vector<float>{6, 0, 6});
+}
+
+TEST_CASE("means are of local heads that have dropped something, and fit them", "[kv][razor_attention]") {
+    uneven const held{4, {4, 1}};
+    tensor<> k = random_heads(2, 4, 3, 1);
+    auto const cache = held.of(k);
+    layer<float, ragged_view<float>> const l{.keys = cache, .values = cache};
+    std::vector<float> keys(6, not_a_number), values(6, not_a_number), sizes(2);
+    kv::compensation means{view(keys.data(), 2, 3), view(values.data(), 2, 3), sizes};
+    auto const before = k.values;
+    heads_span<float> const rows = head_major(k.values.data(), 2, 4, 3);
+    REQUIRE(means.write(rows, rows, {}, 0) == errc::ok);
+    CHECK(k.values == before);  // there is nothing to write
+    CHECK(means.add(l, {}, {1, 3}) == errc::bad_shape);
+    classes const first = {1, 0};
+    CHECK(means.add(l, first, {1, 3}) == errc::ok);  // the other head need not hold them
+    CHECK(sizes == std::vector<float>{2, 0});
+
+    layer<float> const even{.keys = rows, .values = rows};
+    auto const error = [&](auto const& change) {
+        auto changed = means;
+        auto other = even;
+        change(changed, other);
+        return changed.add(other, {}, {1, 2});
+    };
+    CHECK(error([](auto& m, auto&) { m.sizes = m.sizes.first(1); }) == errc::bad_shape);
+    CHECK(error([](auto& m, auto& o) { m.values.tokens = 1, o.values.heads = 1; }) == errc::bad_shape);
+    CHECK(error([](auto&, auto& o) { o.values.tokens = 3; }) == errc::bad_shape);
+    CHECK(sizes == std::vector<float>{2, 0});
 }
 
 TEST_CASE("razor_attention says what does not fit", "[kv][razor_attention]") {
