@@ -100,7 +100,16 @@ TEST_CASE("redundancy by hand", "[score][redundancy]") {
     check({.forgive_oldest = true, .published = true}, {0, 2, 2});
     check({.forgive = 2, .forgive_oldest = true, .published = true}, {0, 1, 2});
     check({.forgive = 3, .forgive_oldest = true, .published = true}, {2, 1, 0});
+    check({.forgive = 5, .forgive_oldest = true, .published = true}, {2, 1, 0});  // the last of the list
     check({.forgive_share = 0.7, .forgive_oldest = true, .published = true}, {0, 1, 2});
+}
+
+TEST_CASE("a share of the slots is the count that its writer means", "[score][redundancy]") {
+    std::vector<float> const alike(100, 1.0F);
+    arena memory;
+    auto const of = [&](score::redundancy const& s) { return list(s(one_head(alike, 1), memory).value().values); };
+    CHECK(of({.forgive_share = 0.29}) == of({.forgive = 29}));  // 0.29 * 100 < 29
+    CHECK(of({.forgive_share = 0.29}) != of({.forgive = 28}));
 }
 
 TEMPLATE_TEST_CASE("redundancy agrees with the whole matrix of cosines", "[score][redundancy]", float, half, bfloat16) {
@@ -150,6 +159,9 @@ TEST_CASE("redundancy of what is not finite, of zero rows and of ragged heads", 
         if (t != 7 && t != 9) total += static_cast<double>(poisoned.row(0)[t]);
     }
     CHECK(total == Approx(-1));
+    // Nor does what is not finite spoil the first slot, which it leaves out as published.
+    auto const published = score::redundancy{.published = true}(layer<float>{.keys = x.by_head()}, memory).value();
+    for (std::size_t t = 0; t < 40; ++t) CHECK(simd::is_nan(published.row(0)[t]) == (t == 7 || t == 9));
 
     std::vector<float> const zeros(6);
     CHECK(list(score::redundancy{}(one_head(zeros, 3), memory).value().values) == std::vector<float>{-0.5F, -0.5F});
@@ -198,6 +210,10 @@ TEST_CASE("a weighted sum has the slots that both score", "[score][weighted_sum]
     CHECK(list(s.row(0)) == std::vector<float>{7, 14});
     CHECK(list(s.row(1)) == std::vector<float>{23, 30});
     CHECK(list(sum{of(y), of(x), 2, 1}(0, memory).value().row(1)) == std::vector<float>{64, 85});
+    // At a weight of 0 the second by itself, with all that it scores.
+    CHECK(list(sum{of(y), of(x), 0, 0.5F}(0, memory).value().row(1)) == std::vector<float>{4, 5, 6});
+    CHECK(sum{of(x), of(y), infinity, 1}(0, memory).error() == errc::bad_setting);
+    CHECK(sum{of(x), of(y), 1, infinity}(0, memory).error() == errc::bad_setting);
     CHECK(sum{of(x), of(y), -1, 1}(0, memory).error() == errc::bad_setting);
     CHECK(sum{of(x), of(y), 1, -1}(0, memory).error() == errc::bad_setting);
     CHECK(sum{of(x), of(y), 1, not_a_number}(0, memory).error() == errc::bad_setting);
@@ -205,6 +221,8 @@ TEST_CASE("a weighted sum has the slots that both score", "[score][weighted_sum]
     auto const one_row = [&x](int, arena&, serial const&) noexcept -> result<scores> { return scores{x, 1, 3, 3}; };
     memory.rewind();
     CHECK(score::weighted_sum<decltype(of(x)), decltype(one_row)>{of(x), one_row}(0, memory).error() ==
+          errc::bad_shape);
+    CHECK(score::weighted_sum<decltype(one_row), decltype(of(x))>{one_row, of(x)}(0, memory).error() ==
           errc::bad_shape);
     CHECK(memory.used() == 0);
 }
