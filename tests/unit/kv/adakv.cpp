@@ -8,6 +8,16 @@
 namespace terse::test {
 namespace {
 using policy = kv::adakv<given_scores>;
+
+/// Scores two heads of five slots but for the last, whose places hold anything.
+struct all_but_last {
+    std::vector<float> values;
+
+    template <class Input, executor Run = serial>
+    [[nodiscard]] result<scores> operator()(Input const&, arena&, Run const& = {}) const noexcept {
+        return scores{values, 2, 4, 5};
+    }
+};
 }  // namespace
 
 TEST_CASE("adakv keeps the best slots of all heads", "[kv][adakv]") {
@@ -87,6 +97,25 @@ TEST_CASE("adakv keeps what is guarded, and serves heads of different lengths", 
     auto const all = policy{{values, 2}, 5}(shorter, memory).value();
     CHECK(list(all[0].sources) == tokens_list{0, 1, 2, 3});
     CHECK(list(all[1].sources) == tokens_list{0, 1, 2});
+}
+
+TEST_CASE("adakv shares what is left besides the protected and the unscored", "[kv][adakv]") {
+    // A slot without a score stays, and has no part in the contest.
+    budget::across_heads const by_score{.floor = 0, .least = 0};
+    arena memory;
+    kv::adakv<all_but_last> const scored{{{9, 8, 7, 6, 0, 1, 2, 3, 4, 0}}, 2, by_score};
+    auto const plans = scored(bare_layer(2, 5), memory).value();
+    CHECK(list(plans[0].sources) == tokens_list{0, 1, 4});
+    CHECK(list(plans[1].sources) == tokens_list{4});
+
+    // Of a head of one slot one sink is protected: five are left for the other.
+    uneven const held{6, {6, 1}};
+    auto const cache = held.of<float>(nullptr, 2, 1);
+    layer<float, ragged_view<float>> const shorter{.keys = cache, .values = cache};
+    std::vector<float> const values = {0, 0, 9, 8, 7, 1, 0, 0, 0, 0, 0, 0};
+    auto const less = policy{{values, 2}, 3, by_score, 2}(shorter, memory).value();
+    CHECK(list(less[0].sources) == tokens_list{0, 1, 2, 3, 4});
+    CHECK(list(less[1].sources) == tokens_list{0});
 }
 
 TEST_CASE("adakv meets its budget with any scorer, on any number of threads", "[kv][adakv]") {
