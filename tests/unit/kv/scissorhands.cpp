@@ -200,6 +200,7 @@ TEST_CASE("hit counts refuse what does not fit and stay as they were", "[kv][hit
 
     layer<float> l = r.view();
     l.keys.tokens = 9;
+    l.queries.tokens = 1;  // which fits the layer
     CHECK(counts.add(l, memory) == errc::bad_shape);
     l.keys.tokens = 13;
     CHECK(counts.add(l, memory) == errc::bad_shape);
