@@ -30,6 +30,7 @@ TEST_CASE("a share of the tokens, rounded as published codes do", "[budget]") {
         {0.098, 576, 56, 56, 56, 57},
         {0.25, 6, 1, 2, 2, 2},
         {0.7, 10, 7, 7, 7, 7},
+        {0.07, 100, 7, 7, 7, 7},
         {1, 9, 9, 9, 9, 9},
         {0.01, 9, 1, 1, 1, 1},
         {1e-12, 1000, 1, 1, 1, 1},
@@ -55,4 +56,13 @@ TEST_CASE("a share that is none", "[budget]") {
         CAPTURE(keep);
         CHECK(ratio{keep}.count(10).error() == errc::bad_budget);
     }
+}
+
+TEST_CASE("what a budget keeps of chunks", "[budget]") {
+    using terse::budget::count_chunks;
+    CHECK(count_chunks(ratio{0.5}, 10, 4).value() == 2 + 2 + 1);
+    CHECK(count_chunks(fixed{3}, 10, 4).value() == 3 + 3 + 2);  // no more than a chunk has
+    CHECK(count_chunks(fixed{3}, 0, 4).value() == 0);
+    CHECK(count_chunks(fixed{3}, 10, 0).value() == 0);
+    CHECK(count_chunks(fixed{0}, 10, 4).error() == errc::bad_budget);
 }
