@@ -109,7 +109,7 @@ struct lag {
         index const lost = own.back() - (held - 1);
         auto const next =
             std::partition_point(own.begin(), own.end(), [&](token const& p) { return p - (&p - own.data()) < lost; });
-        index const position = *next, rest = (std::max(position, sinks) - sinks) % partition;
+        index const position = *next, rest = (position - sinks) % partition;
         index const skip = position < sinks ? sinks - position : rest == 0 ? 0 : partition - rest;
         return next - own.begin() + std::min(skip, own.end() - next);
     }

@@ -108,6 +108,33 @@ TEST_CASE("a slot is scored in the scale of the next partition, by hand", "[scor
     check_near(scores_of({.sinks = 9, .partition = 3}, {5, 1}, {5, 1}, 1), {1, 1});
 }
 
+TEST_CASE("while decoding, where there are no two partitions nothing has a score of its own", "[score][lag]") {
+    score::lag const s{.sinks = 4, .partition = 2, .once = true};
+    std::vector<float> const x = {5, 1, 2, 3, 4};
+    CHECK(scores_of(s, x, x, 1) == std::vector<float>(5, 1.0F));
+    // All of two slots are sinks; behind what was lost, the next partition begins at position 8.
+    std::vector<token> const positions = {0, 1, 2, 3, 7};
+    layer<float> l{.keys = head_major(x.data(), 1, 2, 1)};
+    l.positions = view(positions.data(), 1, 2);
+    CHECK(s.scored(l, 0).begin == 2);
+    CHECK(s.scored(l, 0).end == 2);
+    l.keys.tokens = 5;
+    l.positions.dim = 5;
+    CHECK(s.scored(l, 0).begin == 5);
+    CHECK(s.scored(l, 0).end == 5);
+}
+
+TEST_CASE("heads of different lengths are each scored by their own", "[score][lag]") {
+    // The first head has two partitions, the second only two slots behind the sink.
+    random_layer<> const r{2, 2, 7, 4, 1, 1};
+    uneven const held{7, {7, 3}};
+    arena memory;
+    auto const s = score::lag{.sinks = 1, .partition = 3}(r.view(held), memory).value();
+    CHECK(list(s.row(0).last(3)) == std::vector<float>(3, 1.0F));
+    CHECK(list(s.row(1).first(3)) == std::vector<float>{1, 0, 0.5F});
+    CHECK(std::all_of(s.row(1).begin() + 3, s.row(1).end(), simd::is_nan));
+}
+
 TEST_CASE("of 400 slots after 4 sinks and with a lag of 128, slots 4 to 259 are scored", "[score][lag]") {
     random_layer<> const r{2, 2, 400, 16, 1, 3};
     arena memory;
