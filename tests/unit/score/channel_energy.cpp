@@ -37,6 +37,9 @@ TEST_CASE("channel energy is the mean square of keys times that of the last quer
     CHECK(list(score::channel_energy{.queries = 1}(l, memory).value().row(0)) == std::vector<float>{25, 4});
     CHECK(list(score::channel_energy{}(l, memory).value().row(0)) ==
           std::vector<float>{5 * (81 + 1 + 64 + 9) / 4.0F, 2 * (81 + 64 + 4) / 4.0F});
+    layer<float> empty = l;
+    empty.keys.tokens = 0;
+    CHECK(list(score::channel_energy{}(empty, memory).value().row(0)) == std::vector<float>{0, 0});
 }
 
 TEMPLATE_LIST_TEST_CASE("channel energy agrees with double precision", "[score][channel_energy]", storages) {
