@@ -26,6 +26,8 @@ TEST_CASE("heads share by the highest scores above a floor, both ways", "[budget
     CHECK(share({.floor = .2, .least = 0}, two, {4, 4}, 4) == counts{4, 0});
     CHECK(share({.floor = .2, .form = kvcache_factory}, two, {4, 4}, 4) == counts{3, 0});  // one is lost
     CHECK(share({.floor = .2}, two, {4, 4}, 4) == counts{3, 1});
+    // Three each of the best, and half of them with a floor of one: 2.5, of which the even one is 2.
+    CHECK(share({.floor = .5, .form = kvcache_factory}, {9, 9, 9, 0, 9, 9, 9, 0}, {4, 4}, 6) == counts{2, 2});
     CHECK(share({.floor = 1}, two, {4, 4}, 4) == counts{2, 2});
     CHECK(share({.floor = 0, .least = 2}, two, {4, 4}, 4) == counts{2, 2});
     CHECK(share({.floor = 0, .least = 9}, two, {4, 4}, 4) == counts{2, 2});  // no more than there is
@@ -59,6 +61,15 @@ TEST_CASE("normalised scores count by how concentrated a head is", "[budget][hea
         CHECK(share({.floor = 0, .least = 0, .normalise = true, .form = form}, two, {4, 4}, 2) == counts{0, 2});
     }
     CHECK(share({.floor = 0, .least = 0, .normalise = true}, {0, 0, 0, 0}, {2, 2}, 2) == counts{2, 0});
+    // The best of the first head has 3 of 9, as if NaN were not there; that of the second all: 1 against 2.
+    CHECK(share({.floor = 0, .least = 0, .normalise = true}, {not_a_number, 3, 3, 3, 2, 0, 0, 0}, {4, 4}, 2) ==
+          counts{1, 1});
+    CHECK(share({.floor = 0, .least = 0, .normalise = true}, {4, 1, 1, 1, 1, 1}, {1, 5}, 4) == counts{1, 3});
+    // Of two highest one is NaN; where there is no sum, scores stay what they are.
+    CHECK(share({.floor = 0, .least = 0, .normalise = true}, {not_a_number, not_a_number, 3, 2, 2, 2, 2}, {3, 4}, 4) ==
+          counts{1, 3});
+    CHECK(share({.floor = 0, .least = 0, .normalise = true}, {not_a_number, not_a_number, 0, 0}, {2, 2}, 2) ==
+          counts{0, 2});
 }
 
 TEST_CASE("shares of heads agree with sorting", "[budget][heads]") {
