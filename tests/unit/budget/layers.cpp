@@ -66,6 +66,10 @@ TEST_CASE("shares are whole, within bounds, of the total, and the nearest such",
     CHECK_FALSE(budget::apportion{.parts = 3, .total = 2, .low = 1, .high = 4}.possible());
     CHECK_FALSE(budget::apportion{.parts = 3, .total = 13, .low = 1, .high = 4}.possible());
     CHECK_FALSE(budget::apportion{.parts = 0, .total = 0, .low = 0, .high = 4}.possible());
+    CHECK_FALSE(budget::apportion{.parts = 3, .total = 2, .low = -1, .high = 4}.possible());
+    index const beyond = index{max_tokens} + 1;
+    CHECK_FALSE(budget::apportion{.parts = 3, .total = 2, .low = 0, .high = beyond}.possible());
+    CHECK_FALSE(budget::apportion{.parts = beyond, .total = 2, .low = 0, .high = 4}.possible());
     auto const same = [](index) { return 2.5; };
     budget::apportion const ties{.parts = 4, .total = 10, .low = 0, .high = 9};
     CHECK(counts{ties(0, same), ties(1, same), ties(2, same), ties(3, same)} == counts{3, 3, 2, 2});
@@ -85,6 +89,7 @@ TEST_CASE("a pyramid as its authors' code has it, and ours to the last slot", "[
     CHECK(all(p, 4, 100) == counts{70, 50, 30, 10});  // ideal: 62.4, 42.13.., 21.87.., 1.6, and the window
     CHECK(all(p, 4, 40) == counts{40, 40, 40, 40});
     CHECK(all(p, 1, 100) == counts{40});
+    CHECK(all(p, 4, 64) == counts{64, 48, 32, 16});  // a line from all that there is
     for (index const tokens : {41, 47, 60, 63, 64, 65, 100, 5000})
         for (index const layers : {2, 3, 7, 32, 80}) {
             CAPTURE(tokens, layers);
@@ -100,6 +105,18 @@ TEST_CASE("a pyramid as its authors' code has it, and ours to the last slot", "[
     budget::pyramid const press{.window = 16, .form = kvpress, .mean_keep = 500};
     CHECK(all(press, 3, 1000) == counts{975, 500, 25});
     CHECK(all(budget::pyramid{.window = 64, .form = kvpress, .mean_keep = 30}, 3, 300) == counts{30, 30, 30});
+    CHECK(all(budget::pyramid{.keep = 30, .window = 64, .form = kvpress}, 3, 300) == counts{30, 30, 30});
+    CHECK(all(budget::pyramid{.window = 25, .form = kvpress, .mean_keep = 500}, 3, 1000) == counts{975, 500, 25});
+    CHECK(all(budget::pyramid{.window = 16, .form = kvpress, .mean_keep = 500}, 3, 600) == counts{584, 500, 416});
+    // 84 are left besides the window, fewer than the mean; nor can a layer keep more than there is, or none of some.
+    CHECK(all(budget::pyramid{.window = 16, .form = kvpress, .mean_keep = 95}, 3, 100) == counts{95, 95, 95});
+    CHECK(all(budget::pyramid{.window = 16, .form = kvpress, .mean_keep = 900}, 3, 100) == counts{100, 100, 100});
+    CHECK(all(budget::pyramid{.window = 0, .form = kvpress, .mean_keep = .3}, 3, 5) == counts{1, 1, 1});
+    CHECK(all(budget::pyramid{.form = kvpress}, 3, 0) == counts{0, 0, 0});
+    CHECK(all(budget::pyramid{.window = 0, .form = kvpress, .mean_keep = 2.5}, 1, 100) == counts{2});
+
+    // The authors' code would leave the last layer empty.
+    CHECK(all(budget::pyramid{.keep = 10, .window = 0, .form = kvcache_factory}, 2, 100) == counts{20, 1});
 }
 
 TEST_CASE("layers along a line, the same, and by a table", "[budget][layers]") {
@@ -132,6 +149,8 @@ TEST_CASE("budgets over layers say what does not fit, before they write", "[budg
     CHECK(error(budget::uniform{1}, -1) == errc::bad_shape);
     CHECK(error(budget::uniform{1}, 0, 0) == errc::bad_shape);
     CHECK(error(budget::uniform{1}, 0, 3, -1) == errc::bad_shape);
+    CHECK(error(budget::uniform{1}, 0, 3, index{max_tokens} + 1) == errc::bad_shape);
+    CHECK(error(budget::uniform{1}, 0, index{max_tokens} + 1) == errc::bad_shape);
     CHECK(error(budget::uniform{0}) == errc::bad_budget);
     CHECK(error(budget::linear{}) == errc::bad_budget);
     CHECK(error(budget::linear{.keep = 4, .first = 2.1}) == errc::bad_budget);
@@ -164,6 +183,9 @@ TEST_CASE("in proportion to what layers lose, within bounds, to the last slot", 
     CHECK(fill({.keep = 4, .least = 1, .most = 9, .total = 12}, {0, 0, 0}) == counts{4, 4, 4});
     CHECK(fill({.keep = 4, .least = 1, .most = 9, .total = 14}, {0, 0, 0}) == counts{5, 5, 4});
     CHECK(fill({.keep = 4, .least = 1, .most = 9, .total = 13}, {1, 1, 1}) == counts{5, 4, 4});
+    // Halves become even: 1, 0 and 0 besides the least, and the one that is left.
+    CHECK(fill({.least = 1, .most = 9, .total = 5}, {.5F, .25F, .25F}) == counts{3, 1, 1});
+    CHECK(fill({.keep = 4, .least = 1, .most = 6}, {3e38F, 0}) == counts{6, 2});
     // Bounds win over the total.
     CHECK(fill({.keep = 50, .least = 2, .most = 6}, {.9F, .1F}) == counts{6, 6});
     CHECK(fill({.least = 5, .most = 6, .total = 3}, {.9F, .1F}) == counts{5, 5});
@@ -213,6 +235,8 @@ TEST_CASE("a proportional budget says what does not fit, before it writes", "[bu
     CHECK(error({.least = 0}, {1, 1}) == errc::bad_budget);
     CHECK(error({.least = 4, .most = 3}, {1, 1}) == errc::bad_budget);
     CHECK(error({.keep = -1}, {1, 1}) == errc::bad_budget);
+    CHECK(error({.keep = index{max_tokens} + 1}, {1, 1}) == errc::bad_budget);
+    CHECK(error({.most = index{max_tokens} + 1}, {1, 1}) == errc::bad_budget);
     CHECK(error({.total = -1}, {1, 1}) == errc::bad_budget);
     CHECK(c == counts{-7, -7});
 }
