@@ -92,7 +92,10 @@ TEST_CASE("elastic spans as shares of a length", "[budget][spans]") {
     CHECK(elastic_span{-100, 0}.density(100) == 0);
     CHECK(elastic_span{300, 0}.density(100) == 1);
     CHECK(elastic_span{-50, 1}.density(100) == 0.5);
+    CHECK(elastic_span{0, 1}.density(0) == 0);
+    CHECK(elastic_span{5, 0}.density(0) == 1);
     CHECK_FALSE(elastic_span{0, static_cast<double>(not_a_number)}.is_finite());
+    CHECK_FALSE(elastic_span{static_cast<double>(infinity), 0}.is_finite());
 }
 
 TEST_CASE("the search gives long spans to the heads that need them", "[budget][spans]") {
@@ -148,6 +151,45 @@ TEST_CASE("several lengths: the choices that no other beats", "[budget][spans]")
     CHECK(found[2].candidate == tokens_list{1});
     CHECK(found[1].loss == std::vector<double>{1, 1});
     CHECK(search({.density = 0.6, .least = 0, .grid = 2}, p).size() == 2);
+}
+
+TEST_CASE("three lengths are weighed in every way", "[budget][spans]") {
+    // One head. Each of the first three candidates is best at one length; the last one where the first and the last
+    // length count.
+    std::vector<elastic_span> const candidates = {{1, 0}, {2, 0}, {3, 0}, {4, 0}};
+    std::vector<index> const lengths = {100, 200, 300};
+    std::vector<float> const loss = {0, 4, 4, 1, 4, 0, 4, 4, 4, 4, 0, 1};
+    auto const found = search({.density = 1, .least = 0}, {candidates, lengths, loss, 1});
+    REQUIRE(found.size() == 4);
+    CHECK(found[0].candidate == tokens_list{0});
+    CHECK(found[1].candidate == tokens_list{3});
+    CHECK(found[2].candidate == tokens_list{1});
+    CHECK(found[3].candidate == tokens_list{2});
+    // A length that loses nothing by any choice has no say; what is as good at one length and worse at another goes.
+    std::vector<float> const level = {0, 4, 4, 1, 2, 2, 2, 2};
+    auto const by_first = search({.density = 1, .least = 0}, {candidates, std::span{lengths}.first(2), level, 1});
+    REQUIRE(by_first.size() == 1);
+    CHECK(by_first[0].candidate == tokens_list{0});
+    std::vector<float> const half_as_good = {0, 0, 4, 4, 5, 3, 9, 9};
+    auto const better = search({.density = 1, .least = 0}, {candidates, std::span{lengths}.first(2), half_as_good, 1});
+    REQUIRE(better.size() == 1);
+    CHECK(better[0].candidate == tokens_list{1});
+
+    // At the first length the other head loses nine times as much: so the second length decides for this one, unless it
+    // has no weight.
+    std::vector<float> const great = {0, 36, 36, 36, 0, 1, 4, 4, 0, 0, 0, 0, 4, 2, 0, 4};
+    auto const two = search({.density = 1, .least = 0, .two_a_layer = false, .grid = 3},
+                            {candidates, std::span{lengths}.first(2), great, 1});
+    REQUIRE(two.size() == 2);
+    CHECK(two[0].candidate == tokens_list{0, 0});
+    CHECK(two[1].candidate == tokens_list{0, 2});
+}
+
+TEST_CASE("of heads that gain as much the first has the longer span", "[budget][spans]") {
+    std::vector<elastic_span> const candidates = {{0, .25}, {0, .5}};
+    std::vector<index> const lengths = {1024};
+    std::vector<float> const loss = {1, 0, 1, 0};
+    CHECK(search({.density = 0.375}, {candidates, lengths, loss, 1})[0].candidate == tokens_list{1, 0});
 }
 
 TEST_CASE("the search is near the best of all ways", "[budget][spans]") {
