@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
+#include <span>
 
 #include <terse/budget/budget.hpp>
 #include <terse/core/picked.hpp>
