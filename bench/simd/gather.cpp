@@ -30,7 +30,8 @@ contest gather(index kept, bool in_place) {
         std::mt19937 random(choice);
         auto& sources = s->sources.emplace_back();
         // Either of each two, so that all choices are as long.
-        for (index i = 0; i < kept; ++i) sources.push_back(static_cast<token>(2 * i + (random() >> 31)));
+        for (index i = 0; i < kept; ++i)
+            sources.push_back(static_cast<token>(2 * i + static_cast<index>(random() >> 31)));
     }
     for (unsigned place = 0; place < places; ++place) {
         auto const random = random_values<T>(2 * kept * dim, place);

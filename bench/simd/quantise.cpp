@@ -38,7 +38,8 @@ struct query_block {
 // One instruction where there is one, as engines have it.
 half to_half(float x) {
 #ifdef __F16C__
-    return std::bit_cast<half>(static_cast<std::uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)));
+    auto const all = _mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT);
+    return std::bit_cast<half>(static_cast<std::uint16_t>(_mm_cvtsi128_si32(all)));
 #else
     return static_cast<half>(x);
 #endif
