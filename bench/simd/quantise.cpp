@@ -14,7 +14,7 @@
 #include <terse/simd/convert.hpp>
 #include <terse/simd/dot_quantised.hpp>
 #include <terse/simd/quantise.hpp>
-#include <terse/simd/scalar.hpp>
+#include <terse/simd/scalar_quantise.hpp>
 
 #include "../compare.hpp"
 

@@ -9,7 +9,7 @@
 
 #include <terse/core/types.hpp>
 #include <terse/simd/batch.hpp>
-#include <terse/simd/scalar.hpp>
+#include <terse/simd/scalar_quantise.hpp>
 
 // Rows in 8 and 4 bit. A group of at least 32 neighbouring channels shares a scale, in a plane apart from the
 // codes, which stay aligned that way. In cache the extremes of a group and the division limit it: `lanes` groups are

@@ -11,7 +11,7 @@
 #include <terse/simd/dequantise.hpp>
 #include <terse/simd/dot_quantised.hpp>
 #include <terse/simd/quantise.hpp>
-#include <terse/simd/scalar.hpp>
+#include <terse/simd/scalar_quantise.hpp>
 
 #include "unit/simd/samples.hpp"
 
