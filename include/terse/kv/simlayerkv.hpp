@@ -8,6 +8,7 @@
 #include <terse/kv/streaming_llm.hpp>
 #include <terse/score/attention_shape.hpp>
 #include <terse/simd/dot.hpp>
+#include <terse/simd/softmax_columns.hpp>
 
 namespace terse::kv {
 
@@ -64,7 +65,8 @@ struct simlayerkv {
         index const at_once = l.has_attention() ? 0 : std::min(l.group(), simd::softmax_heads(1));
         index const bundle = std::max<index>(at_once, 1), bundles = (l.group() + bundle - 1) / bundle;
         index const n = l.tokens(), row = known(l) ? std::min(n, std::min(sinks, n) + std::min(recent, n)) : n;
-        index const each = at_once == 0 ? 0 : simd::softmax_columns_scratch(shape_of(l, at_once, row));
+        index const each =
+            at_once == 0 ? 0 : simd::softmax_columns_scratch(score::attention_shape(l, at_once, 1, row, known(l)));
 
         rollback const scratch_only{memory};
         auto const shares = memory.take<float>(l.heads());
@@ -118,14 +120,6 @@ struct simlayerkv {
         return l.log_sum_exp.data != nullptr && !l.has_attention();
     }
 
-    /// The softmax of one query of each of some heads.
-    template <class T, class Cache>
-    [[nodiscard]] static simd::attention_shape shape_of(layer<T, Cache> const& l, index heads, index keys) noexcept {
-        auto shape = score::attention_shape(l, heads, 1, keys);
-        shape.known = known(l);
-        return shape;
-    }
-
     /// Adds to each head's share what its last queries give to sinks and recent slots.
     /// @param rows  room for a row of `stride` for each head, where the layer has no attention
     template <class T, class Cache>
@@ -144,7 +138,8 @@ struct simlayerkv {
                 index const needed = known(l) ? leading + trailing : l.length(kv);
                 std::fill(rows.begin(), rows.end(), 0.0F);
                 simd::softmax_columns(
-                    shape_of(l, count, needed), [&](index h, index) noexcept { return l.queries.row(first + h, i); },
+                    score::attention_shape(l, count, 1, needed, known(l)),
+                    [&](index h, index) noexcept { return l.queries.row(first + h, i); },
                     [&](index t) noexcept { return l.keys.row(kv, t < leading ? t : t + left_out); },
                     known(l) ? needed : seen, {rows, stride, needed}, scratch, simd::once{},
                     [&](index h, index) noexcept { return l.log_sum_exp.row(first + h)[i]; });

@@ -8,6 +8,7 @@
 #include <terse/score/attention_shape.hpp>
 #include <terse/score/scores.hpp>
 #include <terse/score/shape.hpp>
+#include <terse/simd/softmax_columns.hpp>
 
 namespace terse::score {
 
@@ -150,9 +151,8 @@ struct attention {
     template <class T, class Cache>
     [[nodiscard]] simd::attention_shape shape_of(layer<T, Cache> const& l, index here, index voters,
                                                  index keys) const noexcept {
-        auto shape = attention_shape(l, here, voters, keys);
-        shape.shared = highest_logits ? simd::shared_heads::highest : simd::shared_heads::apart;
-        shape.known = known(l);
+        auto shape = attention_shape(l, here, voters, keys, known(l));
+        if (highest_logits) shape.shared = simd::shared_heads::highest;
         return shape;
     }
 

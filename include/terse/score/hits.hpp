@@ -10,6 +10,7 @@
 #include <terse/score/attention_shape.hpp>
 #include <terse/score/scores.hpp>
 #include <terse/simd/dot.hpp>
+#include <terse/simd/softmax_columns.hpp>
 #include <terse/simd/top_k.hpp>
 
 namespace terse::score {
@@ -82,7 +83,8 @@ struct hits {
         bool const whole_rows = counted == hit::above_quantile, computed = !l.has_attention();
         index const n = l.tokens(), rank_count = whole_rows ? simd::top_k_scratch(n) : 0;
         index const heads = whole_rows ? 1 : l.group(), at_once = whole_rows ? 1 : voters(l);
-        index const tiles = computed ? simd::softmax_columns_scratch(shape_of(l, heads, at_once, n)) : 0;
+        index const tiles =
+            computed ? simd::softmax_columns_scratch(attention_shape(l, heads, at_once, n, known(l))) : 0;
         index const each = tiles + (computed && whole_rows ? n : 0);
         rollback const scratch_only{memory};
         auto const room = memory.take<float>(run.workers() * each);
@@ -120,14 +122,6 @@ struct hits {
     template <class T, class Cache>
     [[nodiscard]] static bool known(layer<T, Cache> const& l) noexcept {
         return l.log_sum_exp.data != nullptr;
-    }
-
-    template <class T, class Cache>
-    [[nodiscard]] static simd::attention_shape shape_of(layer<T, Cache> const& l, index heads, index count,
-                                                        index keys) noexcept {
-        auto shape = attention_shape(l, heads, count, keys);
-        shape.known = known(l);
-        return shape;
     }
 
     template <class T, class Cache>
@@ -187,7 +181,7 @@ struct hits {
                         Weight weight, std::span<float> out, std::span<float> room) noexcept {
         index const kv = first_head / l.group();
         simd::softmax_columns<simd::default_arch, simd::element::single, How>(
-            shape_of(l, heads, count, l.length(kv)),
+            attention_shape(l, heads, count, l.length(kv), known(l)),
             [&](index h, index i) noexcept { return l.queries.row(first_head + h, first + i); },
             [&](index t) noexcept { return l.keys.row(kv, t); },
             [&](index i) noexcept { return l.visible(kv, first + i); },

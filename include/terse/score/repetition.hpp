@@ -8,6 +8,7 @@
 #include <terse/core/layer.hpp>
 #include <terse/score/attention_shape.hpp>
 #include <terse/score/scores.hpp>
+#include <terse/simd/softmax_columns.hpp>
 
 namespace terse::score {
 
