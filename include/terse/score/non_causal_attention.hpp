@@ -42,8 +42,7 @@ struct non_causal_attention {
         if (l.queries.tokens != n || l.queries.dim != dim) return errc::bad_shape;
         if (l.values.heads != kv_heads || l.values.tokens != n) return errc::bad_shape;
         index const group = l.queries.heads / kv_heads, chunks = std::max<index>((n - sinks + chunk - 1) / chunk, 0);
-        index const at_once = std::min(group, simd::softmax_heads(chunk));
-        index const each = simd::softmax_columns_scratch(softmax_of(at_once, dim));
+        index const each = simd::softmax_columns_scratch(softmax_of(group, dim));
 
         rollback undo{memory};
         auto const values = memory.take<float>(kv_heads * n);

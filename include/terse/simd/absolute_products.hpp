@@ -34,7 +34,7 @@ template <class Arch = default_arch, class Row, class Other>
     using batch = floats<Arch>;
     constexpr index width = panel_width<Arch>, step = lanes<Arch>;
     index const room = (absolute_rows + width - 1) / width * width;
-    float* const totals = align(scratch);
+    float* const totals = align(scratch, absolute_products_scratch<Arch>(dim));
     float* const panels = totals + room;
     float* const copies = panels + room * dim;
     float* const partial = copies + row_copies<Arch>(dim);

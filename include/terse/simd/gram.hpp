@@ -156,7 +156,7 @@ template <class Arch>
 template <class Arch = default_arch, class Row>
 void gram_reaching(index count, Row row, index dim, std::span<float const> inverse, std::span<float const> least,
                    std::span<float> totals, std::span<float> scratch) noexcept {
-    float* const sums = align(scratch);
+    float* const sums = align(scratch, gram_scratch<Arch>(dim));
     float* const panels = sums + gram_side * gram_side;
     float* const rest = panels + gram_side * dim;
     for (index column = 0; column < count; column += gram_side) {
@@ -185,7 +185,7 @@ template <class Arch = default_arch, class Row>
 void gram(index begin, index end, index count, Row row, index dim, std::span<float const> inverse, float* out,
           index out_stride, std::span<float> highest, std::span<float> scratch) noexcept {
     index const sides = (count + gram_side - 1) / gram_side;
-    float* const sums = align(scratch);
+    float* const sums = align(scratch, gram_scratch<Arch>(dim));
     float* const panels = sums + gram_side * gram_side;
     float* const rest = panels + gram_side * dim;
 

@@ -34,7 +34,8 @@ template <class Arch = default_arch, class Row>
     using batch = floats<Arch>;
     constexpr index side = gram_side, step = lanes<Arch>, chunk_size = chunk_rows<Arch>;
     index const sides = (count + side - 1) / side;
-    float* const found = align(scratch);                  // [count]: the answers so far, by number
+    index const wanted = last_similar_scratch<Arch>(count, dim);
+    float* const found = align(scratch, wanted);          // [count]: the answers so far, by number
     float* const open = found + sides * side;             // [count]: the rows without one, ascending
     float* const panels = open + sides * side;            // [dim, side]: rows across lanes,
     float* const numbers_across = panels + dim * side;    // [side]: which they are,

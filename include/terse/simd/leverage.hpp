@@ -48,7 +48,7 @@ template <class Arch = default_arch, class Row>
 [[gnu::flatten]] void project(Row row, index count, index dim, float const* sketch, index columns, float* out,
                               std::span<float> scratch) noexcept {
     constexpr index width = projected_width<Arch>, step = lanes<Arch>, chunk = chunk_rows<Arch>;
-    float* const panel = align(scratch);
+    float* const panel = align(scratch, project_scratch<Arch>(dim));
     float* const copies = panel + width * dim;
     pack<Arch>(0, count, row, dim, width, panel);
     for (index first = 0; first < columns; first += chunk) {

@@ -40,17 +40,19 @@ template <class Arch = default_arch, class Row>
     });
 }
 
-/// Left rows that `nearest` packs at once: 256 KiB of them, and at least 16 panels to share the norms of right rows.
+/// Lanes in which `nearest` packs its left rows at once: 256 KiB of them, and at least 16 panels to share the norms of
+/// right rows, but no more panels than `count` rows fill.
 template <class Arch>
-[[nodiscard]] constexpr index nearest_group(index dim) noexcept {
-    return std::clamp<index>(65536 / (panel_width<Arch> * std::max<index>(dim, 1)), 16, 64) * panel_width<Arch>;
+[[nodiscard]] constexpr index nearest_group(index count, index dim) noexcept {
+    constexpr index width = panel_width<Arch>;
+    index const panels = std::clamp<index>(65536 / (width * std::max<index>(dim, 1)), 16, 64);
+    return std::min(panels, (count + width - 1) / width) * width;
 }
 
 /// Floats of scratch that `nearest` wants for `count` left rows.
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index nearest_scratch(index count, index dim) noexcept {
-    constexpr index width = panel_width<Arch>;
-    index const group = std::min(nearest_group<Arch>(dim), (count + width - 1) / width * width);
+    index const group = nearest_group<Arch>(count, dim);
     return alignment_slack + group * (dim + 3) + row_copies<Arch>(dim) + chunk_rows<Arch> +
            partial_sums<Arch>(group, dim);
 }
@@ -71,10 +73,9 @@ template <class Arch = default_arch, bool ExcludeSelf = false, class Left, class
                               std::span<float> best, std::span<token> partner, std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
     constexpr float nothing = -std::numeric_limits<float>::infinity();
-    index const group = std::min(nearest_group<Arch>(dim), (left_end - left_begin + panel_width<Arch> - 1) /
-                                                               panel_width<Arch> * panel_width<Arch>);
-    float* const panels = align(scratch);             // [group, dim]
-    float* const left_square = panels + group * dim;  // [group]
+    index const all = left_end - left_begin, group = nearest_group<Arch>(all, dim);
+    float* const panels = align(scratch, nearest_scratch<Arch>(all, dim));
+    float* const left_square = panels + group * dim;  // [group], behind the panels [group, dim]
     float* const highest = left_square + group;       // [group]
     float* const who = highest + group;               // [group]: their rows, indices in float's bits
     float* const copies = who + group;

@@ -48,7 +48,7 @@ template <class Arch = default_arch, class Row>
                                       float* out, index stride, std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
     constexpr index width = panel_width<Arch>, step = lanes<Arch>;
-    float* const panel = align(scratch);
+    float* const panel = align(scratch, quadratic_scratch<Arch>(dim));
     for (index first = begin; first < end; first += width) {
         index const rows = std::min(width, end - first), vectors = rows > step ? 2 : 1;
         pack<Arch>(first, rows, row, dim, vectors * step, panel);

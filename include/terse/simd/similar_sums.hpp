@@ -37,7 +37,7 @@ template <class Arch = default_arch, class Row>
                                    std::span<float> scratch) noexcept {
     using batch = floats<Arch>;
     constexpr index side = gram_side, step = lanes<Arch>;
-    float* const products = align(scratch);
+    float* const products = align(scratch, similar_sums_scratch<Arch>(count, dim));
     float* const mirrored = products + side * side;
     float* const panels = mirrored + side * side;        // [side, dim]: rows across lanes,
     float* const numbers = panels + side * dim;          // [side]: which they are,

@@ -33,7 +33,7 @@ template <class Arch = default_arch>
 [[nodiscard]] constexpr index softmax_columns_scratch(attention_shape const& of) noexcept {
     if (of.queries < 1 || of.heads < 1) return 0;
     if (of.queries > 1 || of.shared == shared_heads::highest) return softmax_lanes<Arch>::scratch(of);
-    return alignment_slack + (of.known ? 0 : std::min(of.heads, lone_heads) * whole_registers<Arch>(of.keys));
+    return lone_softmax_scratch<Arch>(of);
 }
 
 /// Every query counts once.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -122,7 +123,8 @@ class softmax_lanes {
           merged_{of.shared == shared_heads::highest},
           layout_{lay_out<Arch>(of.shared, of.heads, of.queries)},
           logits_(of.scale, of.soft_cap) {
-        auto take = [at = align(scratch)](index count) mutable noexcept { return std::exchange(at, at + count); };
+        float* at = align(scratch, softmax_lanes::scratch(of));
+        auto const take = [&at](index count) noexcept { return std::exchange(at, at + count); };
         index const group = layout_.group, chunks = (of.keys + chunk_size - 1) / chunk_size;
         panels_ = take(of.dim * group);
         for (float** each : {&highest_, &before_, &sum_, &sees_, &weight_}) *each = take(group);
@@ -131,6 +133,7 @@ class softmax_lanes {
         passing_ = take(of.known || merged_ ? chunk_size * group : 0);
         chunk_highest_ = take(of.known ? 0 : chunks * layout_.row);
         exponentials_ = take(of.known ? 0 : of.keys * layout_.row);
+        assert(at <= scratch.data() + scratch.size());
     }
 
     [[nodiscard]] index most_heads() const noexcept { return layout_.heads; }

@@ -149,12 +149,19 @@ void known_softmax_rows(index heads, index seen, Products const& products, float
     }
 }
 
+/// Floats of scratch that `lone_softmax_columns` wants.
+template <class Arch>
+[[nodiscard]] constexpr index lone_softmax_scratch(attention_shape const& of) noexcept {
+    return alignment_slack + (of.known ? 0 : std::min(of.heads, lone_heads) * whole_registers<Arch>(of.keys));
+}
+
 /// softmax_columns of one query a head: keys lie across lanes, and stay near while one head after the other meets them.
 template <class Arch, collect Collect, class Query, class Key, class LogSum>
 [[gnu::flatten]] void lone_softmax_columns(attention_shape const& of, Query query, index seen, Key key,
                                            column_rows const& columns, std::span<float> scratch, float weight,
                                            LogSum log_sum) noexcept {
     base2_logits<Arch> const logits(of.scale, of.soft_cap);
+    float* const exponentials = align(scratch, lone_softmax_scratch<Arch>(of));
     for (index head = 0; head < of.heads; head += lone_heads) {
         index const heads = std::min(lone_heads, of.heads - head);
         auto const to = columns.from(head);
@@ -167,7 +174,7 @@ template <class Arch, collect Collect, class Query, class Key, class LogSum>
             known_softmax_rows<Arch, Collect>(heads, seen, products, weight, to,
                                               [&](index h) noexcept { return log_sum(head + h, 0); });
         else
-            softmax_rows<Arch, Collect>(heads, seen, products, weight, to, align(scratch));
+            softmax_rows<Arch, Collect>(heads, seen, products, weight, to, exponentials);
     }
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <concepts>
 #include <cstdint>
 #include <span>
@@ -39,8 +40,10 @@ inline constexpr index tile_depth = 256;
 template <class Arch, int R, int V>
 using tile = std::array<std::array<floats<Arch>, V>, R>;
 
-/// The first float of `scratch` on a cache line. Sizes of scratch count `alignment_slack` for it.
-[[nodiscard]] inline float* align(std::span<float> scratch) noexcept {
+/// The first float on a cache line of `scratch`, which must hold `size` floats: those that a kernel takes, and
+/// `alignment_slack`.
+[[nodiscard]] inline float* align(std::span<float> scratch, [[maybe_unused]] index size) noexcept {
+    assert(std::ssize(scratch) >= size);
     auto const address = reinterpret_cast<std::uintptr_t>(scratch.data());
     return scratch.data() + (-address & 63U) / sizeof(float);
 }

@@ -14,7 +14,9 @@ struct aligned {
     std::vector<float> memory;
     float* data;
 
-    explicit aligned(index n) : memory(static_cast<std::size_t>(n + 16), not_a_number), data(simd::align(memory)) {}
+    explicit aligned(index n)
+        : memory(static_cast<std::size_t>(n + simd::alignment_slack), not_a_number),
+          data(simd::align(memory, std::ssize(memory))) {}
 };
 
 /// A lower triangle with a large diagonal.

@@ -62,7 +62,7 @@ TEMPLATE_LIST_TEST_CASE("the row of highest cosine, for every shape around a til
 
 TEMPLATE_LIST_TEST_CASE("more rows than are packed at once", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
-    index const dim = 100, group = simd::nearest_group<Arch>(dim), count = 2 * group + 3;
+    index const dim = 100, group = simd::nearest_group<Arch>(max_tokens, dim), count = 2 * group + 3;
     samples::rows<typename TestType::value> const rows(count, dim, 3);
     check_same(match<Arch, true>(0, count, rows.view(), count, rows.view(), dim),
                expected<true>(0, count, rows.view(), count, rows.view(), dim));
