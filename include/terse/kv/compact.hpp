@@ -32,6 +32,7 @@ namespace terse::kv {
         auto const s = item.sources;
         auto const descends = [](token a, token b) { return a >= b; };
         if (!item.is_selection() || std::adjacent_find(s.begin(), s.end(), descends) != s.end()) return errc::bad_plan;
+        if (!s.empty() && (s.front() < 0 || s.back() >= tokens)) return errc::bad_plan;
     }
     return errc::ok;
 }

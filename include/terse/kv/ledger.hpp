@@ -13,6 +13,8 @@
 #include <terse/core/parallel.hpp>
 #include <terse/core/plan.hpp>
 #include <terse/core/view.hpp>
+#include <terse/kv/compact.hpp>
+#include <terse/simd/rows.hpp>
 
 namespace terse::kv {
 
@@ -251,11 +253,11 @@ class ledger {
         for (index h = 0; how == numbering::renumber && h < s.kv_heads; ++h)
             if (e.kept[h].kept() != e.kept[0].kept()) return errc::bad_plan;
         for (index h = 0; h < s.kv_heads; ++h) {
-            token* to = slots(h);
-            for (token const from : e.kept[h].sources) *to++ = slots(h)[from];
-            head_->lossy = head_->lossy || e.kept[h].kept() < length(h);
-            lengths()[h] = static_cast<token>(e.kept[h].kept());
-            if (how == numbering::renumber) std::iota(slots(h), to, token{0});
+            index const kept = e.kept[h].kept();
+            simd::compact_rows(slots(h), 1, e.kept[h].sources, 1);
+            head_->lossy = head_->lossy || kept < length(h);
+            lengths()[h] = static_cast<token>(kept);
+            if (how == numbering::renumber) std::iota(slots(h), slots(h) + kept, token{0});
         }
         if (how == numbering::renumber) {
             head_->next = length(0);
@@ -351,10 +353,10 @@ class ledger {
 
     [[nodiscard]] errc check(plans const& kept) const noexcept {
         if (!kept.shared() && std::ssize(kept.items) != sizes().kv_heads) return errc::bad_shape;
-        for (index h = 0; h < sizes().kv_heads; ++h) {
+        for (index h = 0; h < sizes().kv_heads; ++h)
             if (kept[h].tokens != length(h)) return errc::bad_shape;
-            if (!kept[h].is_selection() || !kept[h].keeps_order()) return errc::bad_plan;
-        }
+        for (plan const& item : kept.items)
+            if (errc const error = check_compaction(plans{{&item, 1}}, 1, item.tokens); error != errc::ok) return error;
         return errc::ok;
     }
 

@@ -150,11 +150,13 @@ TEST_CASE("a plan that cannot move a cache leaves it alone", "[kv][compact]") {
         each[2] = last;
         return rejected(plans{each});
     };
-    std::vector<token> const back{0, 3, 2}, twice{1, 1}, offsets{0, 1, 2};
+    std::vector<token> const back{0, 3, 2}, twice{1, 1}, offsets{0, 1, 2}, below{-1, 2}, beyond{0, tokens};
     std::vector<float> const weights{1, 2};
     CHECK(with_last(terse::select_rows(back, tokens + 1)) == errc::bad_shape);
     CHECK(with_last(terse::select_rows(back, tokens)) == errc::bad_plan);
     CHECK(with_last(terse::select_rows(twice, tokens)) == errc::bad_plan);
+    CHECK(with_last(terse::select_rows(below, tokens)) == errc::bad_plan);
+    CHECK(with_last(terse::select_rows(beyond, tokens)) == errc::bad_plan);
     CHECK(with_last({.tokens = tokens, .sources = chosen.few, .offsets = offsets}) == errc::bad_plan);
     CHECK(with_last({.tokens = tokens, .sources = std::span{chosen.few}.first(2), .weights = weights}) ==
           errc::bad_plan);

@@ -272,9 +272,14 @@ TEST_CASE("heads keep their own slots, and renumbering says how far keys turn", 
     tokens_list const two = {0, 1}, three = {0, 1, 2};
     std::vector<plan> const uneven = {select_rows(two, 7), select_rows(three, 7)};
     CHECK(e.ledger().commit({plans{uneven}}, kv::numbering::renumber) == errc::bad_plan);
-    CHECK(e.ledger().length(0) == 7);
+    tokens_list const beyond = {0, 7};
+    std::vector<plan> const outside = {select_rows(two, 7), select_rows(beyond, 7)};
+    CHECK(e.ledger().commit({plans{outside}}) == errc::bad_plan);
+    CHECK(positions(e.ledger(), 1) == from_to(0, 7));
     CHECK(e.ledger().commit({plans{uneven}}) == errc::ok);
     CHECK(list(e.ledger().all_lengths()) == tokens_list{2, 3});
+    std::vector<plan> const of_two = {select_rows(two, 2), select_rows(two, 2)};
+    CHECK(e.ledger().commit({plans{of_two}}) == errc::bad_shape);  // the second head has three
     CHECK(e.ledger().longest() == 3);
 
     // The fullest head says whether to ask, here with a layer that holds other numbers, and whether there is room.
@@ -290,6 +295,18 @@ TEST_CASE("heads keep their own slots, and renumbering says how far keys turn", 
     CHECK(append(1) == errc::ok);
     CHECK(e.ledger().evict_if_needed(a, e.view(), {.above = 3}, e.memory).error() == errc::bad_shape);
     CHECK(append(room - 1) == errc::ok);
+}
+
+TEST_CASE("a cache of which one head lost something is lossy", "[kv][ledger]") {
+    engine<> e{30, 16, 0, 4};
+    e.append(3);
+    tokens_list const two = {0, 2}, three = {0, 1, 2};
+    std::vector<plan> const all = {select_rows(three, 3), select_rows(three, 3)},
+                            fewer = {select_rows(two, 3), select_rows(three, 3)};
+    CHECK(e.ledger().commit({plans{all}}) == errc::ok);
+    CHECK_FALSE(e.ledger().lossy());
+    CHECK(e.ledger().commit({plans{fewer}}) == errc::ok);
+    CHECK(e.ledger().lossy());
 }
 
 TEST_CASE("a ledger makes room for another turn", "[kv][ledger]") {
