@@ -183,7 +183,7 @@ struct hits {
         simd::softmax_columns<simd::default_arch, simd::element::single, How>(
             attention_shape(l, heads, count, l.length(kv), known(l)),
             [&](index h, index i) noexcept { return l.queries.row(first_head + h, first + i); },
-            [&](index t) noexcept { return l.keys.row(kv, t); },
+            [keys = l.keys, kv](index t) noexcept { return keys.row(kv, t); },
             [&](index i) noexcept { return l.visible(kv, first + i); },
             {out, 0, std::min(l.length(kv), std::ssize(out))}, room, weight,
             [&](index h, index i) noexcept { return l.log_sum_exp.row(first_head + h)[first + i]; });

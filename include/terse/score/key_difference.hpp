@@ -40,7 +40,7 @@ struct key_difference {
                 index const count = std::min(near_slots, end - begin);
                 float* const norms = inverses.data() + h * n + begin;
                 simd::squared_norms(
-                    begin, count, [&](index t) noexcept { return l.keys.row(h, t); }, dim, norms);
+                    begin, count, [keys = l.keys, h](index t) noexcept { return keys.row(h, t); }, dim, norms);
                 for (index i = 0; i < count; ++i)
                     norms[i] = simd::is_finite(norms[i]) ? simd::inverse_norm(norms[i]) : no_score;
                 simd::add_weighted(
@@ -57,8 +57,8 @@ struct key_difference {
         }
         for_slots(heads, n, dim, length, values, run, [&](index h, index begin, index end, float* out) noexcept {
             simd::dots(
-                begin, end - begin, [&](index t) noexcept { return l.keys.row(h, t); }, anchors.data() + h * dim, dim,
-                out);
+                begin, end, length(h), [keys = l.keys, h](index t) noexcept { return keys.row(h, t); },
+                anchors.data() + h * dim, dim, out);
             float const* const norms = inverses.data() + h * n + begin;
             for (index i = 0; i < end - begin; ++i) out[i] *= norms[i];
         });

@@ -100,10 +100,9 @@ struct logits {
         std::array<float, block> products;
         index const held = std::clamp<index>(l.length(kv) - first, 0, std::ssize(out));
         float const scale = l.logit_scale();
+        auto const key = [keys = l.keys, kv](index t) noexcept { return keys.row(kv, t); };
         for (index s = 0; s < sums; ++s) {
-            simd::dots(
-                first, held, [&](index t) noexcept { return l.keys.row(kv, t); }, query + s * l.keys.dim, l.keys.dim,
-                products.data());
+            simd::dots(first, first + held, l.length(kv), key, query + s * l.keys.dim, l.keys.dim, products.data());
             if (l.soft_cap > 0) {
                 float const cap = l.soft_cap;
                 for (float& x : std::span{products}.first(static_cast<std::size_t>(held)))

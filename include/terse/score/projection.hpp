@@ -31,8 +31,8 @@ struct projection {
             heads, n, dim, [&](index h) noexcept { return l.length(h); }, values, run,
             [&](index h, index begin, index end, float* out) noexcept {
                 simd::dots(
-                    begin, end - begin, [&](index t) noexcept { return l.keys.row(h, t); }, directions.row(h), dim,
-                    out);
+                    begin, end, l.length(h), [keys = l.keys, h](index t) noexcept { return keys.row(h, t); },
+                    directions.row(h), dim, out);
                 std::transform(out, out + (end - begin), out, std::negate{});
             });
         return scores{values, heads, n, n};

@@ -22,16 +22,17 @@ void for_registers(index first, index end, float* out, Values values) noexcept {
     }
 }
 
-/// out[i] = the product of x with row first + i, for i < count, in float. What a row gives depends on nothing beside
-/// it.
+/// out[i] = the product of x with row first + i, for the rows of [first, end), in float. What a row gives depends on
+/// nothing beside it.
 ///
-/// @param row  callable index -> T const*, of n contiguous values; any layout
-/// @complexity O(count * n); no allocation
+/// @param count  rows that there are, of which those behind `end` are asked for ahead
+/// @param row    callable index -> T const*, of n contiguous values; any layout
+/// @complexity   O((end - first) * n); no allocation
 template <class Arch = default_arch, class Row, real T>
-[[gnu::flatten]] void dots(index first, index count, Row row, T const* x, index n, float* out) noexcept {
+[[gnu::flatten]] void dots(index first, index end, index count, Row row, T const* x, index n, float* out) noexcept {
     bool const far = count * n > near_floats;
-    for_registers<Arch>(first, first + count, out,
-                        [=](index i, index end) noexcept { return distant_dot_rows<Arch>(i, end, row, x, n, far); });
+    for_registers<Arch>(first, end, out,
+                        [=](index i, index) noexcept { return distant_dot_rows<Arch>(i, count, row, x, n, far); });
 }
 
 /// out[i] = the squared norm of row first + i, for i < count; otherwise as `dots`.

@@ -9,7 +9,7 @@
 
 #include <terse/simd/attention_shape.hpp>
 #include <terse/simd/batch.hpp>
-#include <terse/simd/dot.hpp>
+#include <terse/simd/dots.hpp>
 #include <terse/simd/exp2.hpp>
 #include <terse/simd/rows.hpp>
 #include <terse/simd/tile.hpp>
@@ -162,6 +162,13 @@ template <class Arch, collect Collect, class Query, class Key, class LogSum>
                                            LogSum log_sum) noexcept {
     base2_logits<Arch> const logits(of.scale, of.soft_cap);
     float* const exponentials = align(scratch, lone_softmax_scratch<Arch>(of));
+    if (of.heads == 1 && !of.known) {  // the loop that reads keys does nothing else
+        dots<Arch>(0, seen, seen, key, query(0, 0), of.dim, exponentials);
+        auto const found = [&](index, index j, index) noexcept {
+            return logits(floats<Arch>::load_aligned(exponentials + j));
+        };
+        return softmax_rows<Arch, Collect>(1, seen, found, weight, columns, exponentials);
+    }
     for (index head = 0; head < of.heads; head += lone_heads) {
         index const heads = std::min(lone_heads, of.heads - head);
         auto const to = columns.from(head);

@@ -18,7 +18,7 @@ TEMPLATE_LIST_TEST_CASE("a row's product with many rows agrees with plain loops"
             for (index const first : {index{0}, index{7}}) {
                 CAPTURE(dim, count, first);
                 std::vector<float> out(static_cast<std::size_t>(count + 1), 42.0F);
-                simd::dots<Arch>(first, count, rows.view(), x.data(), dim, out.data());
+                simd::dots<Arch>(first, first + count, 5 * v + 9, rows.view(), x.data(), dim, out.data());
                 CHECK(out.back() == 42.0F);
                 for (index i = 0; i < count; ++i) {
                     double const expected =
@@ -26,7 +26,7 @@ TEMPLATE_LIST_TEST_CASE("a row's product with many rows agrees with plain loops"
                     REQUIRE(static_cast<double>(out[static_cast<std::size_t>(i)]) ==
                             Approx(expected).epsilon(1e-5).margin(1e-5));
                     float alone = 0;
-                    simd::dots<Arch>(first + i, 1, rows.view(), x.data(), dim, &alone);
+                    simd::dots<Arch>(first + i, first + i + 1, first + i + 1, rows.view(), x.data(), dim, &alone);
                     REQUIRE(out[static_cast<std::size_t>(i)] == alone);
                 }
             }
@@ -42,11 +42,11 @@ TEMPLATE_LIST_TEST_CASE("a product has the same bits among few rows and among mo
     auto const x = uniform(dim, 3);
     samples::rows<T> const rows(count, dim, 4, 3, 1);
     std::vector<float> out(static_cast<std::size_t>(count + 1), 42.0F);
-    simd::dots<Arch>(0, count, rows.view(), x.data(), dim, out.data());
+    simd::dots<Arch>(0, count, count, rows.view(), x.data(), dim, out.data());
     CHECK(out.back() == 42.0F);
     for (index i = 0; i < count; ++i) {
         float alone = 0;
-        simd::dots<Arch>(i, 1, rows.view(), x.data(), dim, &alone);
+        simd::dots<Arch>(i, i + 1, i + 1, rows.view(), x.data(), dim, &alone);
         REQUIRE(out[static_cast<std::size_t>(i)] == alone);
     }
 }
