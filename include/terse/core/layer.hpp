@@ -38,6 +38,7 @@ struct layer {
     [[nodiscard]] constexpr index kv_heads() const noexcept { return keys.heads; }
     [[nodiscard]] constexpr index tokens() const noexcept { return keys.tokens; }
     [[nodiscard]] bool has_attention() const noexcept { return attention.data != nullptr; }
+    [[nodiscard]] bool has_log_sum_exp() const noexcept { return log_sum_exp.data != nullptr; }
 
     /// Slots that kv head h holds, at most tokens().
     [[nodiscard]] constexpr index length(index h) const noexcept { return length_of(keys, h); }
@@ -98,7 +99,7 @@ template <class T, class Cache>
     if (!l.has_attention() && (l.queries.data == nullptr || !has_data(l.keys))) return errc::bad_shape;
     if (!l.query_positions.empty() && std::ssize(l.query_positions) != l.window()) return errc::bad_shape;
     if (!has_positions_of_all(l)) return errc::bad_shape;
-    if (l.log_sum_exp.data != nullptr && (l.log_sum_exp.tokens != l.heads() || l.log_sum_exp.dim != l.window()))
+    if (l.has_log_sum_exp() && (l.log_sum_exp.tokens != l.heads() || l.log_sum_exp.dim != l.window()))
         return errc::bad_shape;
     if (!std::isfinite(l.scale) || !std::isfinite(l.soft_cap) || l.soft_cap < 0) return errc::bad_setting;
     return errc::ok;

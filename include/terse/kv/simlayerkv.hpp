@@ -117,7 +117,7 @@ struct simlayerkv {
     /// Whether the sums are given, so that no slots but sinks and recent ones need a logit.
     template <class T, class Cache>
     [[nodiscard]] static bool known(layer<T, Cache> const& l) noexcept {
-        return l.log_sum_exp.data != nullptr && !l.has_attention();
+        return l.has_log_sum_exp() && !l.has_attention();
     }
 
     /// Adds to each head's share what its last queries give to sinks and recent slots.

@@ -27,7 +27,8 @@ struct answer_mass {
     /// @param l     keys and queries of steps that give the answer, or their attention; see `check_attention`
     /// @return      [1, heads]: a value for each query head. errc::bad_shape when the answer does not lie within the
     ///              slots, or the ids do not fit it or the window, and by `check_attention`; errc::out_of_memory
-    /// @complexity  O(heads * queries that count * tokens * dim)
+    /// @complexity  O(heads * queries that count * tokens * dim); with `layer::log_sum_exp` only of the tokens up to the
+    ///              answer's end
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<scores> operator()(layer<T, Cache> const& l, arena& memory,
                                             Run const& run = {}) const noexcept {
@@ -49,8 +50,9 @@ struct answer_mass {
             weights[static_cast<std::size_t>(count)] = once ? 1.0F : static_cast<float>(times);
             voters[static_cast<std::size_t>(count++)] = i;
         }
+        bool const known = l.has_log_sum_exp();
         index const each =
-            l.has_attention() ? 0 : simd::softmax_columns_scratch(attention_shape(l, group, count, l.tokens()));
+            l.has_attention() ? 0 : simd::softmax_columns_scratch(attention_shape(l, group, count, l.tokens(), known));
         auto const rows = memory.take<float>(run.workers() * group * wanted);
         auto const scratch = memory.take<float>(run.workers() * each);
         if (!taken(rows, scratch)) return errc::out_of_memory;
@@ -72,11 +74,12 @@ struct answer_mass {
                                                    weight(row % count), columns.data() + row / count * wanted, held);
                           } else {
                               simd::softmax_columns(
-                                  attention_shape(l, group, count, l.length(kv)),
+                                  attention_shape(l, group, count, l.length(kv), known),
                                   [&](index h, index i) noexcept { return l.queries.row(first + h, voter(i)); },
                                   [&](index t) noexcept { return l.keys.row(kv, t); },
                                   [&](index i) noexcept { return l.visible(kv, voter(i)); }, {columns, wanted, held},
-                                  mine, weight);
+                                  mine, weight,
+                                  [&](index h, index i) noexcept { return l.log_sum_exp.row(first + h)[voter(i)]; });
                           }
                           for (index g = 0; g < group; ++g)
                               values[static_cast<std::size_t>(first + g)] =

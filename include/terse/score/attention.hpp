@@ -145,7 +145,7 @@ struct attention {
     /// Whether the engine's log of a query's sum is that of the softmax here.
     template <class T, class Cache>
     [[nodiscard]] bool known(layer<T, Cache> const& l) const noexcept {
-        return l.log_sum_exp.data != nullptr && !past_softmax && !highest_logits;
+        return l.has_log_sum_exp() && !past_softmax && !highest_logits;
     }
 
     template <class T, class Cache>

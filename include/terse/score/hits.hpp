@@ -84,7 +84,7 @@ struct hits {
         index const n = l.tokens(), rank_count = whole_rows ? simd::top_k_scratch(n) : 0;
         index const heads = whole_rows ? 1 : l.group(), at_once = whole_rows ? 1 : voters(l);
         index const tiles =
-            computed ? simd::softmax_columns_scratch(attention_shape(l, heads, at_once, n, known(l))) : 0;
+            computed ? simd::softmax_columns_scratch(attention_shape(l, heads, at_once, n, l.has_log_sum_exp())) : 0;
         index const each = tiles + (computed && whole_rows ? n : 0);
         rollback const scratch_only{memory};
         auto const room = memory.take<float>(run.workers() * each);
@@ -120,11 +120,6 @@ struct hits {
 
   private:
     template <class T, class Cache>
-    [[nodiscard]] static bool known(layer<T, Cache> const& l) noexcept {
-        return l.log_sum_exp.data != nullptr;
-    }
-
-    template <class T, class Cache>
     [[nodiscard]] index voters(layer<T, Cache> const& l) const noexcept {
         return queries == 0 ? l.window() : queries;
     }
@@ -145,7 +140,7 @@ struct hits {
     template <class T, class Cache>
     void add_computed(layer<T, Cache> const& l, index kv, std::span<float> out, std::span<float> room) const noexcept {
         index const head = kv * l.group(), skipped = l.window() - voters(l);
-        float const least = known(l) ? 1 - 0x1p-15F : 1.0F;
+        float const least = l.has_log_sum_exp() ? 1 - 0x1p-15F : 1.0F;
         auto const seen = [&](index i) noexcept { return least * static_cast<float>(l.visible(kv, skipped + i)); };
         if (counted == hit::above_uniform)
             collect<simd::collect::hits>(l, head, l.group(), skipped, voters(l), seen, out, room);
@@ -181,7 +176,7 @@ struct hits {
                         Weight weight, std::span<float> out, std::span<float> room) noexcept {
         index const kv = first_head / l.group();
         simd::softmax_columns<simd::default_arch, simd::element::single, How>(
-            attention_shape(l, heads, count, l.length(kv), known(l)),
+            attention_shape(l, heads, count, l.length(kv), l.has_log_sum_exp()),
             [&](index h, index i) noexcept { return l.queries.row(first_head + h, first + i); },
             [keys = l.keys, kv](index t) noexcept { return keys.row(kv, t); },
             [&](index i) noexcept { return l.visible(kv, first + i); },

@@ -52,7 +52,7 @@ TEMPLATE_TEST_CASE("heads are ranked by what they attend to of an answer that th
         l.scale = s.tokens == 64 ? 0.9F : 0.0F;
         l.soft_cap = s.tokens == 65 ? 0.6F : 0.0F;
         auto const a = attention_matrix(l);
-        auto const rows = packed(a);
+        auto const rows = packed(a), logs = logs_of_sums(l);
         index const first = s.tokens / 3, last = std::min(first + 1 + s.dim, s.tokens);
         auto const answer = ids(last - first, 5, 1), steps = ids(s.window, 5, 2);
         for (bool const once : {false, true}) {
@@ -63,10 +63,27 @@ TEMPLATE_TEST_CASE("heads are ranked by what they attend to of an answer that th
             auto const got = scorer(l, memory).value();
             require_close(got, want, 2e-5, 1e-7);
             require_close(scorer(given(rows, s.heads, s.window, s.kv_heads), memory).value(), want, 2e-5, 1e-7);
+            auto known = l;
+            known.log_sum_exp = view(logs.data(), s.heads, s.window);
+            require_close(scorer(known, memory).value(), want, 2e-5, 1e-7);
             index const workers = 2 + s.tokens % 6;
             REQUIRE(list(scorer(l, memory, threads{workers}).value().values) == list(got.values));
         }
     }
+}
+
+TEST_CASE("a known sum spares the keys behind the answer", "[score][answer_mass]") {
+    random_layer<> r{6, 2, 40, 8, 6, 4};
+    std::vector<token> const ids = {1, 2, 3, 2, 5}, steps = {1, 2, 7, 3, 1, 5};
+    score::answer_mass const s{.answer = {20, 25}, .answer_ids = ids, .query_ids = steps};
+    arena memory;
+    auto l = r.view();
+    auto const want = list(s(l, memory).value().values);
+    auto const logs = logs_of_sums(l);
+    l.log_sum_exp = view(logs.data(), 6, 6);
+    for (index h = 0; h < 2; ++h) std::fill_n(r.keys.row(25, h), 15 * 8, not_a_number);
+    auto const got = list(s(l, memory).value().values);
+    for (std::size_t h = 0; h < 6; ++h) CHECK(got[h] == Approx(want[h]).epsilon(2e-5));
 }
 
 TEST_CASE("an answer has no mass in slots that a head does not hold", "[score][answer_mass]") {
