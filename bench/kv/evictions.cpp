@@ -162,13 +162,15 @@ bool const added = [] {
             return evict<float>(n, 1, every_key, e);
         });
     }
-    add({"h2o", {{"n", 1024}, {"d", attention_inputs::dim}}}, [] {
-        index const n = 1024, keep = n / 4;
-        eviction<float> const e{
-            [=](layer<float> const& l, arena& memory) { return kv::h2o{.keep = keep, .recent = keep / 2}(l, memory); },
-            [](attention_inputs const& in) { return by_group(in, false); }, keep, keep / 2};
-        return evict<float>(n, n, causal_products, e);
-    });
+    for (index const n : {1024, 4096})
+        add({"h2o", {{"n", n}, {"d", attention_inputs::dim}}}, [=] {
+            index const keep = n / 4;
+            eviction<float> const e{[=](layer<float> const& l, arena& memory) {
+                                        return kv::h2o{.keep = keep, .recent = keep / 2}(l, memory);
+                                    },
+                                    [](attention_inputs const& in) { return by_group(in, false); }, keep, keep / 2};
+            return evict<float>(n, n, causal_products, e);
+        });
     return true;
 }();
 

@@ -7,15 +7,15 @@
 
 #include <terse/kv/rotate.hpp>
 
-#include "../compare.hpp"
+#include "prompt.hpp"
 
 namespace terse::bench {
 namespace {
 
-constexpr index heads = 8, tokens = 1024, dim = 128, half_dim = dim / 2;
+constexpr index heads = prompt::kv_heads, dim = prompt::dim, half_dim = dim / 2;
 
 /// Every row by its own delta, as after an eviction: row t goes from 2 t to t.
-void by_eigen(std::vector<float>& keys, std::vector<float> const& frequency) {
+void by_eigen(index tokens, std::vector<float>& keys, std::vector<float> const& frequency) {
     Eigen::Map<Eigen::ArrayXf const> const f(frequency.data(), half_dim);
     for (index t = 0; t < tokens; ++t) {
         Eigen::ArrayXf const angle = static_cast<float>(-t) * f;
@@ -30,33 +30,36 @@ void by_eigen(std::vector<float>& keys, std::vector<float> const& frequency) {
     }
 }
 
-contest rotate() {
+contest rotate(index tokens) {
     struct state {
-        std::vector<float> frequency{}, ours = random_values(heads * tokens * dim, 1), theirs = ours;
-        std::vector<token> from = std::vector<token>(tokens), to = from;
+        std::vector<float> frequency{}, ours, theirs = ours;
+        std::vector<token> from, to = from;
     };
-    auto const s = std::make_shared<state>();
+    auto const s = std::make_shared<state>(state{.ours = random_values(heads * tokens * dim, 1),
+                                                 .from = std::vector<token>(static_cast<std::size_t>(tokens))});
     std::iota(s->to.begin(), s->to.end(), token{0});
     for (std::size_t t = 0; t < s->to.size(); ++t) s->from[t] = 2 * s->to[t];
     for (index i = 0; i < half_dim; ++i)
         s->frequency.push_back(std::pow(10000.0F, -static_cast<float>(i) / static_cast<float>(half_dim)));
 
-    auto const ours = [s](std::size_t) {
+    auto const ours = [=](std::size_t) {
         keep(kv::rotate(head_major(s->ours.data(), heads, tokens, dim), s->from, s->to,
                         {.inverse_frequency = s->frequency}));
     };
-    auto const theirs = [s](std::size_t) { by_eigen(s->theirs, s->frequency); };
+    auto const theirs = [=](std::size_t) { by_eigen(tokens, s->theirs, s->frequency); };
     ours(0);
     theirs(0);
     bool agree = true;
-    for (std::size_t i = 0; i < s->ours.size(); ++i) agree = agree && std::abs(s->ours[i] - s->theirs[i]) < 1e-3F;
+    float const rounded = 1e-6F * static_cast<float>(tokens);  // of the peer's angles, in float
+    for (std::size_t i = 0; i < s->ours.size(); ++i) agree = agree && std::abs(s->ours[i] - s->theirs[i]) < rounded;
     return {.bound = copy_limit(s->ours.size() * sizeof(float), 1),
             .candidates = {{"terse", ours}, {eigen_name(), theirs}},
             .agree = agree};
 }
 
 bool const added = [] {
-    add({"rotate", {{"heads", heads}, {"n", tokens}, {"d", dim}}}, rotate);
+    for (index const n : {index{1024}, prompt::lengths[0], prompt::lengths[1], prompt::lengths[2]})
+        add({"rotate", {{"heads", heads}, {"n", n}, {"d", dim}}}, [n] { return rotate(n); });
     return true;
 }();
 
