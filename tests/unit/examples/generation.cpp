@@ -42,7 +42,7 @@ class from_scratch {
                     values.row(i).segment(h * s.head_dim, s.head_dim) = one.value;
                 }
             }
-            kv.append(l, keys, values);
+            if (held > 0) kv.append(l, keys, values);
         }
         kv.move_to(g_->books(0).next_position());
         return bundled().forward({&next, 1}, kv);
