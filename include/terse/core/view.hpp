@@ -188,6 +188,13 @@ template <class C>
     }
 }
 
+/// The rows of head h, as a callable that kernels take. It holds the view: one that refers to it has to read its strides
+/// again after every store.
+template <cache_rows C>
+[[nodiscard]] constexpr auto rows_of_head(C const& cache, index h) noexcept {
+    return [cache, h](index t) noexcept { return cache.row(h, t); };
+}
+
 /// Whether a cache points to data.
 template <class C>
 [[nodiscard]] constexpr bool has_data(C const& cache) noexcept {

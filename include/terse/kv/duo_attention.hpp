@@ -105,8 +105,7 @@ struct head_reach {
             std::span const sine{cosine.data() + pairs, cosine.size()};
             auto const in_phase = [&](index h) { return turning.data() + 2 * pairs * h; };
             for (index kv = begin; kv < end; ++kv) {
-                mean(
-                    l.length(kv), [&](index t) noexcept { return l.keys.row(kv, t); }, dim, key);
+                mean(l.length(kv), rows_of_head(l.keys, kv), dim, key);
                 for (index h = kv * l.group(); h < (kv + 1) * l.group(); ++h) {
                     mean(
                         l.window(), [&](index i) noexcept { return l.queries.row(h, i); }, dim, query);

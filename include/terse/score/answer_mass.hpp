@@ -76,9 +76,8 @@ struct answer_mass {
                               simd::softmax_columns(
                                   attention_shape(l, group, count, l.length(kv), known),
                                   [&](index h, index i) noexcept { return l.queries.row(first + h, voter(i)); },
-                                  [&](index t) noexcept { return l.keys.row(kv, t); },
-                                  [&](index i) noexcept { return l.visible(kv, voter(i)); }, {columns, wanted, held},
-                                  mine, weight,
+                                  rows_of_head(l.keys, kv), [&](index i) noexcept { return l.visible(kv, voter(i)); },
+                                  {columns, wanted, held}, mine, weight,
                                   [&](index h, index i) noexcept { return l.log_sum_exp.row(first + h)[voter(i)]; });
                           }
                           for (index g = 0; g < group; ++g)

@@ -204,7 +204,7 @@ struct attention {
             auto const query = [&](index h, index i) noexcept {
                 return l.queries.row(voting_head(first_head + h), skipped + i);
             };
-            auto const key = [keys = l.keys, kv](index t) noexcept { return keys.row(kv, t); };
+            auto const key = rows_of_head(l.keys, kv);
             auto const visible = [&](index i) noexcept { return past_softmax ? own : l.visible(kv, skipped + i); };
             auto const log_sum = [&](index h, index i) noexcept {
                 return l.log_sum_exp.row(voting_head(first_head + h))[skipped + i];

@@ -87,7 +87,7 @@ struct expected_attention {
                           index const first = std::max(unit % blocks * at_once, sinks);
                           index const last = std::min((unit % blocks + 1) * at_once, l.length(h));
                           if (first >= last) continue;
-                          auto const key = [&](index t) noexcept { return l.keys.row(h, t); };
+                          auto const key = rows_of_head(l.keys, h);
                           auto const out = part(expected, h, group * n).subspan(size(first));
                           auto const mine = part(scratch, worker, each);
                           if (quadratic) {

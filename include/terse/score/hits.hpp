@@ -178,8 +178,7 @@ struct hits {
         simd::softmax_columns<simd::default_arch, simd::element::single, How>(
             attention_shape(l, heads, count, l.length(kv), l.has_log_sum_exp()),
             [&](index h, index i) noexcept { return l.queries.row(first_head + h, first + i); },
-            [keys = l.keys, kv](index t) noexcept { return keys.row(kv, t); },
-            [&](index i) noexcept { return l.visible(kv, first + i); },
+            rows_of_head(l.keys, kv), [&](index i) noexcept { return l.visible(kv, first + i); },
             {out, 0, std::min(l.length(kv), std::ssize(out))}, room, weight,
             [&](index h, index i) noexcept { return l.log_sum_exp.row(first_head + h)[first + i]; });
     }

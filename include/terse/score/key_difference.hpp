@@ -39,8 +39,7 @@ struct key_difference {
             for (; begin < end; begin += near_slots) {
                 index const count = std::min(near_slots, end - begin);
                 float* const norms = inverses.data() + h * n + begin;
-                simd::squared_norms(
-                    begin, count, [keys = l.keys, h](index t) noexcept { return keys.row(h, t); }, dim, norms);
+                simd::squared_norms(begin, count, rows_of_head(l.keys, h), dim, norms);
                 for (index i = 0; i < count; ++i)
                     norms[i] = simd::is_finite(norms[i]) ? simd::inverse_norm(norms[i]) : no_score;
                 simd::add_weighted(
@@ -56,9 +55,7 @@ struct key_difference {
             for (index c = 0; c < dim; ++c) anchor[c] *= -inverse;
         }
         for_slots(heads, n, dim, length, values, run, [&](index h, index begin, index end, float* out) noexcept {
-            simd::dots(
-                begin, end, length(h), [keys = l.keys, h](index t) noexcept { return keys.row(h, t); },
-                anchors.data() + h * dim, dim, out);
+            simd::dots(begin, end, length(h), rows_of_head(l.keys, h), anchors.data() + h * dim, dim, out);
             float const* const norms = inverses.data() + h * n + begin;
             for (index i = 0; i < end - begin; ++i) out[i] *= norms[i];
         });

@@ -100,7 +100,7 @@ struct logits {
         std::array<float, block> products;
         index const held = std::clamp<index>(l.length(kv) - first, 0, std::ssize(out));
         float const scale = l.logit_scale();
-        auto const key = [keys = l.keys, kv](index t) noexcept { return keys.row(kv, t); };
+        auto const key = rows_of_head(l.keys, kv);
         for (index s = 0; s < sums; ++s) {
             simd::dots(first, first + held, l.length(kv), key, query + s * l.keys.dim, l.keys.dim, products.data());
             if (l.soft_cap > 0) {

@@ -30,9 +30,7 @@ struct projection {
         for_slots(
             heads, n, dim, [&](index h) noexcept { return l.length(h); }, values, run,
             [&](index h, index begin, index end, float* out) noexcept {
-                simd::dots(
-                    begin, end, l.length(h), [keys = l.keys, h](index t) noexcept { return keys.row(h, t); },
-                    directions.row(h), dim, out);
+                simd::dots(begin, end, l.length(h), rows_of_head(l.keys, h), directions.row(h), dim, out);
                 std::transform(out, out + (end - begin), out, std::negate{});
             });
         return scores{values, heads, n, n};

@@ -95,8 +95,8 @@ struct repetition {
         std::fill(rows.begin(), rows.end(), 0.0F);
         simd::softmax_columns(
             attention_shape(l, l.group(), 1, l.tokens()),
-            [&](index g, index) noexcept { return l.queries.row(kv * l.group() + g, i); },
-            [&](index t) noexcept { return l.keys.row(kv, t); }, seen, {rows, l.tokens(), l.tokens()}, scratch);
+            [&](index g, index) noexcept { return l.queries.row(kv * l.group() + g, i); }, rows_of_head(l.keys, kv),
+            seen, {rows, l.tokens(), l.tokens()}, scratch);
     }
 
     /// Adds what the query at `place` gives to earlier occurrences, and to what followed them.

@@ -25,7 +25,7 @@ void for_registers(index first, index end, float* out, Values values) noexcept {
 /// out[i] = the product of x with row first + i, for the rows of [first, end), in float. What a row gives depends on
 /// nothing beside it.
 ///
-/// @param count  rows that there are, of which those behind `end` are asked for ahead
+/// @param count  rows that there are: those behind `end` are asked for ahead, and may be read
 /// @param row    callable index -> T const*, of n contiguous values; any layout
 /// @complexity   O((end - first) * n); no allocation
 template <class Arch = default_arch, class Row, real T>
