@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cstring>
 #include <fstream>
@@ -58,20 +59,22 @@ rate read_rate(std::string name, std::size_t bytes) {
 
 #ifdef __AVX512BF16__
 void dot_bfloat16(index steps) noexcept {
-    std::array<__m512, chains> sums;
-    sums.fill(_mm512_set1_ps(1.0F));
-    auto const x = (__m512bh)_mm512_set1_epi32(0x3F803F80);
-    for (index i = 0; i < steps; ++i) simd::unroll<chains>([&](auto c) { sums[c] = _mm512_dpbf16_ps(sums[c], x, x); });
+    std::array<batch, chains> sums;
+    sums.fill(batch(1.0F));
+    auto const x = std::bit_cast<batch>(simd::ints<arch>(0x3F80'3F80));
+    for (index i = 0; i < steps; ++i)
+        simd::unroll<chains>([&](auto c) { sums[c] = simd::dot_pairs<arch>(x, x, sums[c]); });
     keep(sums);
 }
 #endif
 #ifdef __AVX512VNNI__
 void dot_int8(index steps) noexcept {
-    std::array<__m512i, chains> sums;
-    sums.fill(_mm512_setzero_si512());
-    auto const x = _mm512_set1_epi32(0x01010101);
+    using words = simd::ints<arch>;
+    std::array<words, chains> sums;
+    sums.fill(words(0));
+    words const x(0x0101'0101);
     for (index i = 0; i < steps; ++i)
-        simd::unroll<chains>([&](auto c) { sums[c] = _mm512_dpbusd_epi32(sums[c], x, x); });
+        simd::unroll<chains>([&](auto c) { sums[c] = words(_mm512_dpbusd_epi32(sums[c], x, x)); });
     keep(sums);
 }
 #endif
