@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <span>
 
 #include <terse/core/arena.hpp>
@@ -33,7 +34,11 @@ template <class Left, class Right, executor Run = serial>
     auto const scratch = memory.take<float>(each * run.workers());
     if (!taken(partner, similarity, scratch)) return errc::out_of_memory;
 
-    share_out(run, left_count, right_count * dim, [&](index begin, index end, index worker) noexcept {
+    // Ranges begin at whole registers of lanes, so that rounding does not depend on how they are cut.
+    constexpr index step = simd::lanes<simd::default_arch>;
+    index const steps = (left_count + step - 1) / step;
+    share_out(run, steps, step * right_count * dim, [&](index first, index last, index worker) noexcept {
+        index const begin = first * step, end = std::min(last * step, left_count);
         auto const from = static_cast<std::size_t>(begin), count = static_cast<std::size_t>(end - begin);
         simd::nearest(begin, end, left, right_count, right, dim, similarity.subspan(from, count),
                       partner.subspan(from, count),

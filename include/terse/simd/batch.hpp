@@ -377,6 +377,22 @@ void store_partial(floats<Arch> const& x, T* to, index count) noexcept {
     for (index i = 0; i < count; ++i) to[i] = static_cast<T>(values[static_cast<std::size_t>(i)]);
 }
 
+/// Writes x to an aligned place around the caches, where there is such a store. The stores of other threads see it after
+/// `end_stream`.
+template <class Arch>
+void stream(floats<Arch> const& x, float* to) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return _mm512_stream_ps(to, x);
+#endif
+#ifdef __AVX__
+    if constexpr (lanes<Arch> == 8) return _mm256_stream_ps(to, x);
+#endif
+#ifdef __SSE2__
+    if constexpr (lanes<Arch> == 4) return _mm_stream_ps(to, x);
+#endif
+    x.store_aligned(to);
+}
+
 /// A register of doubles.
 template <class Arch>
 using doubles = xsimd::batch<double, Arch>;

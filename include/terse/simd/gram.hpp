@@ -65,11 +65,9 @@ struct gram_block {
 template <class Arch, class Row>
 [[gnu::flatten]] void multiply_block(gram_block const& b, Row row, index dim, float const* panels,
                                      float* scratch) noexcept {
-    constexpr index width = panel_width<Arch>;
     for (index chunk = 0; chunk < b.rows; chunk += chunk_rows<Arch>) {
         index const rows = std::min(chunk_rows<Arch>, b.rows - chunk);
-        index const below = (chunk + rows + width - 1) / width * width;  // whole panels that reach below the diagonal
-        index const columns = b.row == b.column ? std::min(below, b.columns) : b.columns;
+        index const wanted = b.row == b.column ? chunk + rows : b.columns;  // not what is above the diagonal
         broadcast_rows<Arch> const here(b.row + chunk, rows, row, dim, scratch);
         auto const keep = [&](auto R, auto V, auto const& products, index block, index p) noexcept {
             float* const to = b.sums + (chunk + block) * gram_side + p;
@@ -77,7 +75,7 @@ template <class Arch, class Row>
                 unroll<V>([&](auto v) { products[r][v].store_aligned(to + r * gram_side + v * lanes<Arch>); });
             });
         };
-        multiply_all<Arch>(rows, here, columns, panels, dim, scratch + row_copies<Arch>(dim), keep);
+        multiply_all<Arch>(rows, here, b.columns, panels, dim, scratch + row_copies<Arch>(dim), keep, wanted);
     }
 }
 

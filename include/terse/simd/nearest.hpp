@@ -11,6 +11,7 @@
 #include <terse/simd/batch.hpp>
 #include <terse/simd/dots.hpp>
 #include <terse/simd/tile.hpp>
+#include <terse/simd/top_k.hpp>
 
 // Limited by the multiply-adds of the tiles. What lies beside them: packing, a read of each left row and one of each
 // right row for some hundred left ones, the norms, and four operations a vector of products.
@@ -49,18 +50,26 @@ template <class Arch>
     return std::min(panels, (count + width - 1) / width) * width;
 }
 
+/// Of `count` left rows those that go alone: less than half a register of lanes, which costs more than they do.
+template <class Arch = default_arch>
+[[nodiscard]] constexpr index lone_rows(index count) noexcept {
+    return 2 * (count % lanes<Arch>) < lanes<Arch> ? count % lanes<Arch> : 0;
+}
+
 /// Floats of scratch that `nearest` wants for `count` left rows.
 template <class Arch = default_arch>
 [[nodiscard]] constexpr index nearest_scratch(index count, index dim) noexcept {
     index const group = nearest_group<Arch>(count, dim);
-    return alignment_slack + group * (dim + 3) + row_copies<Arch>(dim) + chunk_rows<Arch> +
-           partial_sums<Arch>(group, dim);
+    return alignment_slack + group * (dim + 3) + row_copies<Arch>(dim) + 2 * chunk_rows<Arch> +
+           lanes<Arch> / 2 * copied_row(dim) + partial_sums<Arch>(group, dim);
 }
 
 /// For each left row i of [left_begin, left_end) the right row of highest cosine. Of equals the lowest index; NaN never
 /// wins; where nothing can be compared (no right row, or nothing but NaN) the cosine is -infinity and the partner -1.
 ///
-/// Right rows are compared by <left, right> / |right|: the left norm orders nothing and scales the winner only.
+/// Right rows are compared by <left, right> / |right|: the left norm orders nothing and scales the winner only. How a
+/// left row's products are rounded depends on its place behind left_begin: ranges that begin at multiples of `lanes`
+/// give what one range gives.
 ///
 /// @param left, right  callables index -> T const*, of dim contiguous values; any layout
 /// @param best         [left_end - left_begin]: the cosine
@@ -80,20 +89,24 @@ template <class Arch = default_arch, bool ExcludeSelf = false, class Left, class
     float* const who = highest + group;               // [group]: their rows, indices in float's bits
     float* const copies = who + group;
     float* const right_inverse = copies + row_copies<Arch>(dim);  // [chunk_rows]
-    float* const partial = right_inverse + chunk_rows<Arch>;
+    float* const scores = right_inverse + chunk_rows<Arch>;       // [chunk_rows]: of a lone row
+    float* const lone_copies = scores + chunk_rows<Arch>;
+    float* const partial = lone_copies + lanes<Arch> / 2 * copied_row(dim);
 
     for (index first = left_begin; first < left_end; first += group) {
-        index const count = std::min(group, left_end - first);
-        pack_panels<Arch, true>(first, count, left, dim, panels, left_square);
+        index const count = std::min(group, left_end - first), across = count - lone_rows<Arch>(count);
+        pack_panels<Arch, true>(first, across, left, dim, panels, left_square);
+        broadcast_rows<Arch> const lone(first + across, count - across, left, dim, lone_copies);
+        for (index lane = across; lane < count; ++lane)
+            left_square[lane] = squared_norm<Arch>(lone[lane - across], dim);
         std::fill_n(highest, group, nothing);
         std::fill_n(who, group, std::bit_cast<float>(std::int32_t{-1}));
 
         for (index chunk = 0; chunk < right_count; chunk += chunk_rows<Arch>) {
             index const rows = std::min(chunk_rows<Arch>, right_count - chunk);
             broadcast_rows<Arch> const right_rows(chunk, rows, right, dim, copies);
-            inverse_norms<Arch>(
-                rows, [&](index i) noexcept { return right_rows[i]; }, dim,
-                std::span(right_inverse, static_cast<std::size_t>(rows)));
+            auto const right_row = [&](index i) noexcept { return right_rows[i]; };
+            inverse_norms<Arch>(rows, right_row, dim, std::span(right_inverse, static_cast<std::size_t>(rows)));
             auto const keep_best = [&](auto R, auto V, auto const& products, index block, index p) noexcept {
                 unroll<V>([&](auto v) {
                     index const lane = p + v * lanes<Arch>;
@@ -114,10 +127,23 @@ template <class Arch = default_arch, bool ExcludeSelf = false, class Left, class
                     top_row.store_aligned(who + lane);
                 });
             };
-            multiply_all<Arch>(rows, right_rows, count, panels, dim, partial, keep_best);
+            multiply_all<Arch>(rows, right_rows, across, panels, dim, partial, keep_best);
+            for (index lane = across; lane < count; ++lane) {
+                dots<Arch>(0, rows, rows, right_row, lone[lane - across], dim, scores);
+                for (index i = 0; i < rows; ++i) scores[i] *= right_inverse[i];
+                index const self = first + lane - chunk;
+                if (ExcludeSelf && 0 <= self && self < rows) scores[self] = nothing;
+                index const i = arg_highest<Arch>(std::span(scores, static_cast<std::size_t>(rows)));
+                if (!(scores[i] > highest[lane])) continue;
+                highest[lane] = scores[i];
+                who[lane] = std::bit_cast<float>(static_cast<std::int32_t>(chunk + i));
+            }
         }
+        for (index lane = 0; lane < count; lane += lanes<Arch>)
+            (batch::load_aligned(highest + lane) * inverse_norm<Arch>(batch::load_aligned(left_square + lane)))
+                .store_aligned(highest + lane);
         for (index lane = 0; lane < count; ++lane) {
-            float const cosine = highest[lane] * inverse_norm(left_square[lane]);
+            float const cosine = highest[lane];
             auto const row = std::bit_cast<std::int32_t>(who[lane]);
             bool const found = row >= 0 && !is_nan(cosine);
             best[static_cast<std::size_t>(first + lane - left_begin)] = found ? cosine : nothing;

@@ -50,30 +50,34 @@ template <class Arch = default_arch, class Row>
     constexpr index width = panel_width<Arch>, step = lanes<Arch>;
     float* const panel = align(scratch, quadratic_scratch<Arch>(dim));
     for (index first = begin; first < end; first += width) {
-        index const rows = std::min(width, end - first), vectors = rows > step ? 2 : 1;
+        index const rows = std::min(width, end - first), vectors = vectors_of_panel<Arch>(rows);
         pack<Arch>(first, rows, row, dim, vectors * step, panel);
         for (index next = first + width; next < std::min(first + 2 * width, end); ++next) prefetch_row(row(next), dim);
         for (index f = 0; f < count; ++f) {
             float const* const form = forms + f * form_size(dim);
             float const* const linear = form + dim * dim;
-            std::array<batch, 2> total;
+            std::array<batch, panel_vectors<Arch>> total;
             total.fill(batch(0.0F));
-            for (index i = 0; i < dim; i += tile_rows<Arch>) {
-                with_tile<Arch>(std::min<index>(tile_rows<Arch>, dim - i), vectors, [&](auto R, auto V) noexcept {
-                    tile<Arch, R, V> sums;
-                    unroll<R>([&](auto r) { sums[r].fill(batch(linear[i + r])); });
-                    float const* const from = panel + i * V * step;
-                    std::array<float const*, R> coefficients;
-                    unroll<R>([&](auto r) { coefficients[r] = form + (i + r) * dim + i; });
-                    multiply<Arch, element::single, R, V>([&](index k, auto r) noexcept { return coefficients[r][k]; },
-                                                          from, dim - i, sums);
-                    unroll<R>([&](auto r) {
-                        unroll<V>([&](auto v) {
-                            total[v] = fma<Arch>(sums[r][v], batch::load_aligned(from + (r * V + v) * step), total[v]);
+            with_count<panel_vectors<Arch>>(vectors, [&](auto V) noexcept {
+                constexpr int most = tile_rows<Arch, V>;
+                for (index i = 0; i < dim; i += most) {
+                    with_count<most>(std::min<index>(most, dim - i), [&](auto R) noexcept {
+                        tile<Arch, R, V> sums;
+                        unroll<R>([&](auto r) { sums[r].fill(batch(linear[i + r])); });
+                        float const* const from = panel + i * V * step;
+                        std::array<float const*, R> coefficients;
+                        unroll<R>([&](auto r) { coefficients[r] = form + (i + r) * dim + i; });
+                        multiply<Arch, element::single, R, V>(
+                            [&](index k, auto r) noexcept { return coefficients[r][k]; }, from, dim - i, sums);
+                        unroll<R>([&](auto r) {
+                            unroll<V>([&](auto v) {
+                                total[v] =
+                                    fma<Arch>(sums[r][v], batch::load_aligned(from + (r * V + v) * step), total[v]);
+                            });
                         });
                     });
-                });
-            }
+                }
+            });
             float* const to = out + f * stride + first - begin;
             for (index at = 0; at < rows; at += step) {
                 auto const& sum = total[static_cast<std::size_t>(at / step)];

@@ -102,7 +102,7 @@ void softmax_columns(attention_shape const& of, Query query, Key key, Visible vi
         auto const to = columns.from(head);
         for (index first = 0; first < of.queries; first += lanes.most_queries()) {
             index const count = std::min(lanes.most_queries(), of.queries - first);
-            lanes.take(
+            lanes.template take<Element>(
                 heads, count, [&](index h, index i) noexcept { return query(head + h, first + i); },
                 [&](index i) noexcept { return seen_by(first + i); },
                 [&](index i) noexcept { return weight(first + i); },
@@ -112,9 +112,8 @@ void softmax_columns(attention_shape const& of, Query query, Key key, Visible vi
             for (index chunk = 0; chunk < seen; chunk += chunk_rows<Arch>) {
                 index const rows = std::min(chunk_rows<Arch>, seen - chunk);
                 broadcast_rows<Arch> const near(chunk, rows, key, of.dim, lanes.copies());
-                upcoming_rows<Arch> const next(chunk + rows, of.keys, key, of.dim);
-                lanes.template multiply<Element>(chunk, rows, near, next);
-                lanes.settle(chunk, rows, chunk + rows > seen_by_all);
+                upcoming_rows<Arch> const next(chunk + rows, of.keys, key, of.dim, lanes.registers());
+                lanes.template meet<Element>(chunk, rows, near, next, chunk + rows > seen_by_all);
                 if (of.known) lanes.template add_known<Collect>(chunk, rows, to);
             }
             if (!of.known) lanes.template add_all<Collect>(written, to);

@@ -47,26 +47,26 @@ void add_weighted_rows(index count, float const* rows, index stride, std::span<f
 
 /// Lanes that go at once, where there are as many.
 template <class Arch>
-inline constexpr index most_lanes = std::max<index>(64, panel_width<Arch>);
+inline constexpr index most_lanes = std::max<index>(64, 8 * lanes<Arch>);
 
 /// The lanes of `softmax_columns`: the queries of a head in whole registers, one head after the other.
 struct softmax_layout {
     index heads;       ///< that go at once: keys are read once for all of them
     index head_lanes;  ///< of a head
-    index group;       ///< of all that go at once, in whole panels
+    index group;       ///< of all that go at once
     index row;         ///< that a key's exponentials take
 };
 
 template <class Arch>
 [[nodiscard]] constexpr softmax_layout lay_out(shared_heads shared, index heads, index queries) noexcept {
-    constexpr index width = panel_width<Arch>, most = most_lanes<Arch>;
+    constexpr index most = most_lanes<Arch>;
     bool const merged = shared == shared_heads::highest;
     index const share = std::max(lanes<Arch>, most / heads / lanes<Arch> * lanes<Arch>);
     // More queries are a whole prompt's, each of which sees one key more: fewer at once multiply less in vain.
     index const room = merged ? share : queries > most ? most / 2 : most;
     index const head_lanes = std::min(room, whole_registers<Arch>(queries));
     index const at_once = merged ? heads : std::min(heads, most / head_lanes);
-    index const group = (at_once * head_lanes + width - 1) / width * width;
+    index const group = at_once * head_lanes;
     return {at_once, head_lanes, group, merged ? head_lanes : group};
 }
 
@@ -74,26 +74,29 @@ template <class Arch>
 template <class Arch>
 class upcoming_rows {
   public:
-    /// Rows [first, end), as many as a chunk holds.
+    /// Rows [first, end), as many as a chunk holds, in so many steps.
     template <class Row>
-    upcoming_rows(index first, index end, Row row, index dim) noexcept
+    upcoming_rows(index first, index end, Row row, index dim, index steps) noexcept
         : count_{std::clamp<index>(end - first, 0, chunk_rows<Arch>)} {
         for (index i = 0; i < count_; ++i) {
             auto const bytes = bytes_of(row(first + i), dim);
             rows_[static_cast<std::size_t>(i)] = bytes.data();
-            size_ = bytes.size();
+            size_ = std::ssize(bytes);
         }
+        share_ = (size_ + 64 * steps - 1) / (64 * steps) * 64;
     }
 
-    [[gnu::always_inline]] void prefetch(index begin, index end) const noexcept {
+    /// Asks for what steps [first, last) share of rows [begin, end).
+    [[gnu::always_inline]] void prefetch(index begin, index end, index first, index last) const noexcept {
         for (index i = begin; i < std::min(end, count_); ++i)
-            prefetch_bytes({rows_[static_cast<std::size_t>(i)], size_});
+            for (index at = first * share_; at < std::min(last * share_, size_); at += 64)
+                __builtin_prefetch(rows_[static_cast<std::size_t>(i)] + at);
     }
 
   private:
     std::array<std::uint8_t const*, static_cast<std::size_t>(chunk_rows<Arch>)> rows_;
     index count_;
-    std::size_t size_ = 0;  ///< of a row
+    index size_ = 0, share_ = 0;  ///< bytes of a row, and of a step
 };
 
 /// The queries that go at once, each in a lane, and their softmax over the keys so far.
@@ -106,15 +109,13 @@ class softmax_lanes {
     /// Floats of scratch, enough for fewer queries too.
     [[nodiscard]] static constexpr index scratch(attention_shape const& of) noexcept {
         // Fewer queries may be laid out in more lanes, but not in more than these.
-        constexpr index width = panel_width<Arch>;
         bool const merged = of.shared == shared_heads::highest;
-        index const all = (of.heads * whole_registers<Arch>(of.queries) + width - 1) / width * width;
+        index const all = of.heads * whole_registers<Arch>(of.queries);
         auto const l = lay_out<Arch>(of.shared, of.heads, of.queries);
         index const group = merged ? l.group : std::min(all, most_lanes<Arch>), row = merged ? l.row : group;
         index const chunks = (of.keys + chunk_size - 1) / chunk_size;
         index const kept = of.known ? 0 : (of.keys + chunks) * row;
-        index const passing = of.known || merged ? chunk_size * group : 0;
-        return alignment_slack + kept + passing + (5 + of.dim) * group + row_copies<Arch>(of.dim) +
+        return alignment_slack + kept + (5 + chunk_size + of.dim) * group + row_copies<Arch>(of.dim) +
                partial_sums<Arch>(group, of.dim);
     }
 
@@ -122,6 +123,7 @@ class softmax_lanes {
         : of_{of},
           merged_{of.shared == shared_heads::highest},
           layout_{lay_out<Arch>(of.shared, of.heads, of.queries)},
+          streams_{of.keys * layout_.row * static_cast<index>(sizeof(float)) > stream_bytes},
           logits_(of.scale, of.soft_cap) {
         float* at = align(scratch, softmax_lanes::scratch(of));
         auto const take = [&at](index count) noexcept { return std::exchange(at, at + count); };
@@ -130,7 +132,7 @@ class softmax_lanes {
         for (float** each : {&highest_, &before_, &sum_, &sees_, &weight_}) *each = take(group);
         copies_ = take(row_copies<Arch>(of.dim));
         partial_ = take(partial_sums<Arch>(group, of.dim));
-        passing_ = take(of.known || merged_ ? chunk_size * group : 0);
+        passing_ = take(chunk_size * group);
         chunk_highest_ = take(of.known ? 0 : chunks * layout_.row);
         exponentials_ = take(of.known ? 0 : of.keys * layout_.row);
         assert(at <= scratch.data() + scratch.size());
@@ -138,11 +140,13 @@ class softmax_lanes {
 
     [[nodiscard]] index most_heads() const noexcept { return layout_.heads; }
     [[nodiscard]] index most_queries() const noexcept { return layout_.head_lanes; }
+    /// Registers of lanes in use.
+    [[nodiscard]] index registers() const noexcept { return used_ / step; }
     [[nodiscard]] float* copies() const noexcept { return copies_; }
 
     /// Takes queries [0, count) of heads [0, heads). Lanes beyond a head's queries repeat its last one, and count
     /// nothing.
-    template <class Query, class SeenBy, class Weight, class LogSum>
+    template <element Element, class Query, class SeenBy, class Weight, class LogSum>
     void take(index heads, index count, Query query, SeenBy seen_by, Weight weight, LogSum log_sum) noexcept {
         head_lanes_ = whole_registers<Arch>(count);
         used_ = heads * head_lanes_;
@@ -150,6 +154,9 @@ class softmax_lanes {
         auto const number = [&](index lane) noexcept { return std::min(lane % head_lanes_, count - 1); };
         auto const row = [&](index lane) noexcept { return query(lane / head_lanes_, number(lane)); };
         pack_panels<Arch>(0, used_, row, of_.dim, panels_);
+        if constexpr (Element == element::single)
+            for (index i = 0; i < of_.dim * used_; i += step)
+                logits_.scaled(batch::load_aligned(panels_ + i)).store_aligned(panels_ + i);
         std::fill_n(highest_, layout_.group, std::numeric_limits<float>::lowest());
         std::fill_n(sum_, layout_.group, 0.0F);
         for (index lane = 0; lane < used_; ++lane) {
@@ -160,29 +167,24 @@ class softmax_lanes {
         }
     }
 
-    /// The logits of a chunk of keys, and the highest of each lane, as if there were no cap and no mask.
-    /// @param next  the keys of the chunk after it, brought near meanwhile
+    /// The exponentials of a chunk of keys, relative to the highest logit so far, or to the sum where that is known.
+    /// @param next    the keys of the chunk after it, brought near meanwhile
+    /// @param masked  not every query sees all of it
     template <element Element>
-    [[gnu::flatten]] void multiply(index chunk, index rows, broadcast_rows<Arch> const& keys,
-                                   upcoming_rows<Arch> const& next) noexcept {
-        index const all = of_.keys, group = layout_.group, row = layout_.row;
-        bool const far = !of_.known && all * row > near_floats;  // the exponentials
-        float* const to = made(chunk);
+    [[gnu::flatten]] void meet(index chunk, index rows, broadcast_rows<Arch> const& keys,
+                               upcoming_rows<Arch> const& next, bool masked) noexcept {
+        index const group = layout_.group;
+        float* const to = passing_;
         float* const highest = highest_;
-        float* const exponentials = exponentials_;
         auto const logits = logits_;
         if (!of_.known) std::copy_n(highest, group, before_);
         auto const keep = [=, &next](auto R, auto V, auto const& products, index block, index p) noexcept {
-            if (p == 0) {
-                next.prefetch(block, block + R);
-                index const first = chunk + chunk_size + block, end = std::min(first + R, all);
-                for (index at = first * row; far && at < end * row; at += 16) __builtin_prefetch(exponentials + at, 1);
-            }
+            next.prefetch(block, block + R, p / step, p / step + V);
             unroll<V>([&](auto v) {
                 index const lane = p + v * step;
                 auto top = batch::load_aligned(highest + lane);
                 unroll<R>([&](auto r) {
-                    auto const x = logits.scaled(products[r][v]);
+                    auto const x = Element == element::pair ? logits.scaled(products[r][v]) : products[r][v];
                     top = max_number<Arch>(x, top);
                     x.store_aligned(to + (block + r) * group + lane);
                 });
@@ -190,14 +192,39 @@ class softmax_lanes {
             });
         };
         multiply_all<Arch, Element>(rows, keys, used_, panels_, of_.dim, partial_, keep);
+        settle(chunk, rows, masked);
     }
 
-    /// The exponentials of a chunk, relative to the highest logit so far, or to the sum where that is known.
-    /// @param masked  not every query sees all of it
-    [[gnu::flatten]] void settle(index chunk, index rows, bool masked) noexcept {
+    /// Adds what a chunk's keys receive of known sums.
+    template <collect Collect>
+    void add_known(index chunk, index rows, column_rows const& to) const noexcept {
+        add<Collect>(chunk, rows, passing_, layout_.group, weight_, to);
+    }
+
+    /// Adds what keys [0, count) receive: exponentials weighted by what the highest of all and the sum make of them.
+    template <collect Collect>
+    [[gnu::flatten]] void add_all(index count, column_rows const& to) noexcept {
+        if (streams_) end_stream();
+        index const row = layout_.row;
+        for (index lane = 0; lane < in_row_; ++lane) weight_[lane] = sum_[lane] > 0 ? weight_[lane] / sum_[lane] : 0;
+        for (index chunk = 0; chunk < count; chunk += chunk_size) {
+            for (index lane = 0; lane < in_row_; lane += step) {
+                auto const late = batch::load_aligned(chunk_highest_ + chunk / chunk_size * row + lane) -
+                                  batch::load_aligned(highest_ + lane);
+                (exp2<Arch>(late) * batch::load_aligned(weight_ + lane)).store_aligned(before_ + lane);
+            }
+            index const next = chunk + chunk_size, after = std::min(next + chunk_size, of_.keys);
+            for (index at = next * row; at < after * row; at += 16) __builtin_prefetch(exponentials_ + at);
+            add<Collect>(chunk, std::min(chunk_size, count - chunk), exponentials_ + chunk * row, row, before_, to);
+        }
+    }
+
+  private:
+    /// `meet`, from the logits without cap and mask on.
+    void settle(index chunk, index rows, bool masked) noexcept {
         constexpr float lowest = -std::numeric_limits<float>::infinity();
         index const group = layout_.group, row = layout_.row;
-        float* const at_hand = made(chunk);
+        float* const at_hand = passing_;
         auto const logits = logits_;
         auto const logit = [=, sees = sees_](index r, index lane) noexcept {  // with cap and mask
             auto const x = logits.within_cap(batch::load_aligned(at_hand + r * group + lane));
@@ -214,7 +241,7 @@ class softmax_lanes {
             return;
         }
         float* const kept = exponentials_ + chunk * row;
-        index const end = merged_ ? used_ : 1;
+        index const others = merged_ ? used_ : 1;
         for (index lane = 0; lane < in_row_; lane += step) {
             auto const last = batch::load_aligned(before_ + lane);
             auto top = batch::load_aligned(highest_ + lane);
@@ -222,50 +249,27 @@ class softmax_lanes {
                 top = last;
                 for (index r = 0; r < rows; ++r) {
                     batch x(lowest);
-                    for (index h = 0; h < end; h += head_lanes_) x = max_number<Arch>(logit(r, h + lane), x);
+                    for (index h = 0; h < others; h += head_lanes_) x = max_number<Arch>(logit(r, h + lane), x);
                     top = max_number<Arch>(x, top);
-                    x.store_aligned(kept + r * row + lane);
+                    x.store_aligned(at_hand + r * group + lane);
                 }
                 top.store_aligned(highest_ + lane);
             }
             auto total = batch::load_aligned(sum_ + lane) * exp2<Arch>(last - top);
-            for (float* at = kept + lane; at < kept + rows * row; at += row) {
-                auto const e = exp2<Arch>(batch::load_aligned(at) - top);
-                e.store_aligned(at);
-                total += e;
-            }
+            auto const keep = [&](auto write) noexcept {
+                for (index r = 0; r < rows; ++r) {
+                    auto const e = exp2<Arch>(batch::load_aligned(at_hand + r * group + lane) - top);
+                    write(e, kept + r * row + lane);
+                    total += e;
+                }
+            };
+            if (streams_)
+                keep([](batch const& e, float* to) noexcept { stream<Arch>(e, to); });
+            else
+                keep([](batch const& e, float* to) noexcept { e.store_aligned(to); });
             total.store_aligned(sum_ + lane);
             top.store_aligned(chunk_highest_ + chunk / chunk_size * row + lane);
         }
-    }
-
-    /// Adds what a chunk's keys receive of known sums.
-    template <collect Collect>
-    void add_known(index chunk, index rows, column_rows const& to) const noexcept {
-        add<Collect>(chunk, rows, passing_, layout_.group, weight_, to);
-    }
-
-    /// Adds what keys [0, count) receive: exponentials weighted by what the highest of all and the sum make of them.
-    template <collect Collect>
-    [[gnu::flatten]] void add_all(index count, column_rows const& to) noexcept {
-        index const row = layout_.row;
-        for (index lane = 0; lane < in_row_; ++lane) weight_[lane] = sum_[lane] > 0 ? weight_[lane] / sum_[lane] : 0;
-        for (index chunk = 0; chunk < count; chunk += chunk_size) {
-            for (index lane = 0; lane < in_row_; lane += step) {
-                auto const late = batch::load_aligned(chunk_highest_ + chunk / chunk_size * row + lane) -
-                                  batch::load_aligned(highest_ + lane);
-                (exp2<Arch>(late) * batch::load_aligned(weight_ + lane)).store_aligned(before_ + lane);
-            }
-            index const next = chunk + chunk_size, after = std::min(next + chunk_size, of_.keys);
-            for (index at = next * row; at < after * row; at += 16) __builtin_prefetch(exponentials_ + at);
-            add<Collect>(chunk, std::min(chunk_size, count - chunk), exponentials_ + chunk * row, row, before_, to);
-        }
-    }
-
-  private:
-    /// Where a chunk's logits are made: [rows, group].
-    [[nodiscard]] float* made(index chunk) const noexcept {
-        return of_.known || merged_ ? passing_ : exponentials_ + chunk * layout_.row;
     }
 
     template <collect Collect>
@@ -281,6 +285,7 @@ class softmax_lanes {
     attention_shape of_;
     bool merged_;
     softmax_layout layout_;
+    bool streams_;  ///< exponentials go around the caches
     base2_logits<Arch> logits_;
     index head_lanes_ = 0;  ///< lanes of a head,
     index used_ = 0;        ///< of the products,

@@ -20,21 +20,35 @@
 
 namespace terse::simd {
 
-/// Rows of the broadcast side that a tile takes at once: with two lane vectors, three quarters of the registers sum.
+/// Vectors of lanes in a panel, at most.
 template <class Arch>
-inline constexpr int tile_rows =
-    std::derived_from<Arch, xsimd::avx512f> || std::derived_from<Arch, xsimd::neon64> ? 12 : 6;
+inline constexpr int panel_vectors = std::derived_from<Arch, xsimd::avx512f> ? 3 : 2;
 
-/// Rows of the lane side in a panel: two vectors.
+/// Rows of the lane side in a panel, at most.
 template <class Arch>
-inline constexpr index panel_width = 2 * lanes<Arch>;
+inline constexpr index panel_width = panel_vectors<Arch>* lanes<Arch>;
+
+/// Vectors of the next panel where `count` lanes are left. Not all that fit, where the last one would stand alone.
+template <class Arch>
+[[nodiscard]] constexpr int vectors_of_panel(index count) noexcept {
+    constexpr index most = panel_vectors<Arch>;
+    index const all = (count + lanes<Arch> - 1) / lanes<Arch>;
+    return static_cast<int>(all > most && all < 2 * most ? (all + 1) / 2 : std::min(all, most));
+}
+
+/// Rows of the broadcast side that a tile of V vectors takes at once: three quarters of the registers sum.
+template <class Arch, int V = panel_vectors<Arch>>
+inline constexpr int tile_rows =
+    (std::derived_from<Arch, xsimd::avx512f> || std::derived_from<Arch, xsimd::neon64> ? 24 : 12) / (V < 2 ? 2 : V);
 
 /// Rows of the broadcast side that are walked while one panel is hot.
 template <class Arch>
-inline constexpr index chunk_rows = 4 * tile_rows<Arch>;
+inline constexpr index chunk_rows = 4 * tile_rows<Arch, 2>;
 
-/// Channels that a tile takes at once: a panel and a block of as many stay in the first cache.
-inline constexpr index tile_depth = 256;
+/// Channels that a tile takes at once. A panel and a block of 256 stay in the first cache; a wide tile asks so little of
+/// the second that this gains nothing.
+template <class Arch>
+inline constexpr index tile_depth = std::derived_from<Arch, xsimd::avx512f> ? 1024 : 256;
 
 /// The sums of R broadcast rows and V lane vectors.
 template <class Arch, int R, int V>
@@ -227,72 +241,72 @@ void multiply(Row const& row, float const* panel, index depth, tile<Arch, R, V>&
     sums = total;
 }
 
-/// Calls body(R, V), as constants, for the tile of `rows` rows, 1 to tile_rows, and `vectors` vectors, 1 or 2.
-template <class Arch, int R = tile_rows<Arch>, class Body>
-void with_tile(index rows, index vectors, Body&& body) noexcept {
-    if (rows == R) {
-        if (vectors == 1)
-            body(std::integral_constant<int, R>{}, std::integral_constant<int, 1>{});
-        else
-            body(std::integral_constant<int, R>{}, std::integral_constant<int, 2>{});
-    } else if constexpr (R > 1) {
-        with_tile<Arch, R - 1>(rows, vectors, body);
-    }
+/// Calls body(N), as a constant, for the count of [1, N] that is given.
+template <int N, class Body>
+void with_count(index count, Body&& body) noexcept {
+    if (N == 1 || count == N)
+        body(std::integral_constant<int, N>{});
+    else if constexpr (N > 1)
+        with_count<N - 1>(count, body);
 }
 
-/// Packs rows [first, first + count) of the lane side into panels, one after the other; the last is one vector wide
-/// where that holds its rows.
+/// Packs rows [first, first + count) of the lane side into panels, one after the other.
 template <class Arch, bool Squares = false, class Row>
 void pack_panels(index first, index count, Row row, index dim, float* panels, float* squares = nullptr) noexcept {
-    constexpr index width = panel_width<Arch>;
-    for (index p = 0; p < count; p += width)
-        pack<Arch, Squares>(first + p, std::min(width, count - p), row, dim,
-                            count - p > lanes<Arch> ? width : width / 2, panels + p * dim,
+    for (index p = 0; p < count;) {
+        index const width = vectors_of_panel<Arch>(count - p) * lanes<Arch>;
+        pack<Arch, Squares>(first + p, std::min(width, count - p), row, dim, width, panels + p * dim,
                             Squares ? squares + p : nullptr);
+        p += width;
+    }
 }
 
 /// Floats of scratch that `multiply_all` wants.
 template <class Arch>
 [[nodiscard]] constexpr index partial_sums(index lane_count, index dim) noexcept {
-    return dim <= tile_depth
-               ? 0
-               : (lane_count + panel_width<Arch> - 1) / panel_width<Arch> * panel_width<Arch> * chunk_rows<Arch>;
+    return dim <= tile_depth<Arch> ? 0 : (lane_count + lanes<Arch> - 1) / lanes<Arch> * lanes<Arch> * chunk_rows<Arch>;
 }
 
 /// The products of `count` rows, at most chunk_rows, with the rows of packed panels: calls
 /// use(R, V, products, row, lane) for each tile: its size as constants, its sums, its first row and first lane.
+/// @param packed   rows in all panels
 /// @param dim      elements of a row
-/// @param partial  at least partial_sums(lane_count, dim), aligned to a register
+/// @param partial  at least partial_sums(packed, dim), aligned to a register
+/// @param wanted   panels that begin behind so many of the packed rows are left out
 template <class Arch, element Element = element::single, class Use>
-void multiply_all(index count, broadcast_rows<Arch> const& rows, index lane_count, float const* panels, index dim,
-                  float* partial, Use const& use) noexcept {
-    constexpr index width = panel_width<Arch>, step = lanes<Arch>;
+void multiply_all(index count, broadcast_rows<Arch> const& rows, index packed, float const* panels, index dim,
+                  float* partial, Use const& use, index wanted = max_tokens) noexcept {
+    constexpr index step = lanes<Arch>;
     index k = 0;
     do {
-        index const depth = std::min(tile_depth, dim - k);
-        for (index p = 0; p < lane_count; p += width) {
-            for (index block = 0; block < count; block += tile_rows<Arch>) {
-                float* const kept = partial + p * chunk_rows<Arch> + block * width;
-                auto const work = [&](auto R, auto V) noexcept {
-                    tile<Arch, R, V> sums;
-                    unroll<R>([&](auto r) {
-                        unroll<V>([&](auto v) {
-                            sums[r][v] =
-                                k == 0 ? floats<Arch>(0.0F) : floats<Arch>::load_aligned(kept + (r * V + v) * step);
-                        });
-                    });
-                    multiply<Arch, Element, R, V>(rows.template tile<R>(block, k), panels + p * dim + k * V * step,
-                                                  depth, sums);
-                    if (k + depth == dim) {
-                        use(R, V, sums, block, p);
-                    } else {
+        index const depth = std::min(tile_depth<Arch>, dim - k);
+        for (index p = 0; p < std::min(packed, wanted);) {
+            index const vectors = vectors_of_panel<Arch>(packed - p);
+            with_count<panel_vectors<Arch>>(vectors, [&](auto V) noexcept {
+                constexpr int most = tile_rows<Arch, V>;
+                for (index block = 0; block < count; block += most) {
+                    float* const kept = partial + p * chunk_rows<Arch> + block * V * step;
+                    with_count<most>(std::min<index>(most, count - block), [&](auto R) noexcept {
+                        tile<Arch, R, V> sums;
                         unroll<R>([&](auto r) {
-                            unroll<V>([&](auto v) { sums[r][v].store_aligned(kept + (r * V + v) * step); });
+                            unroll<V>([&](auto v) {
+                                sums[r][v] =
+                                    k == 0 ? floats<Arch>(0.0F) : floats<Arch>::load_aligned(kept + (r * V + v) * step);
+                            });
                         });
-                    }
-                };
-                with_tile<Arch>(std::min<index>(tile_rows<Arch>, count - block), lane_count - p > step ? 2 : 1, work);
-            }
+                        multiply<Arch, Element, R, V>(rows.template tile<R>(block, k), panels + p * dim + k * V * step,
+                                                      depth, sums);
+                        if (k + depth == dim) {
+                            use(R, V, sums, block, p);
+                        } else {
+                            unroll<R>([&](auto r) {
+                                unroll<V>([&](auto v) { sums[r][v].store_aligned(kept + (r * V + v) * step); });
+                            });
+                        }
+                    });
+                }
+            });
+            p += vectors * step;
         }
         k += depth;
     } while (k < dim);

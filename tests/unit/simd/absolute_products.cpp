@@ -34,7 +34,7 @@ TEMPLATE_LIST_TEST_CASE("sums of absolute products agree with plain loops", "[si
                                                               {width + 1, chunk - 1, 8},
                                                               {2 * width, 2 * chunk, 33},
                                                               {simd::absolute_rows + 3, 5, 12},
-                                                              {19, 31, simd::tile_depth + 9}}) {
+                                                              {19, 31, simd::tile_depth<Arch> + 9}}) {
         CAPTURE(count, others, dim);
         samples::rows<T> const left(count, dim, 1, 3, 1);
         samples::rows<float> const right(others, dim, 2, 2, 1);

@@ -84,7 +84,7 @@ TEST_CASE("products of all rows by hand", "[simd]") {
 TEMPLATE_LIST_TEST_CASE("products of all rows, for every shape around a tile and a block", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
-    index const v = simd::lanes<Arch>, side = simd::gram_side, depth = simd::tile_depth;
+    index const v = simd::lanes<Arch>, side = simd::gram_side, depth = simd::tile_depth<Arch>;
     for (index const count : {index{0}, index{1}, index{3}, v - 1, v, v + 1, 2 * v + 3, 5 * v + 1, side - 1, side,
                               side + 1, 2 * side + v + 3}) {
         for (index const dim : {index{1}, index{3}, v + 1, index{67}}) {

@@ -71,7 +71,7 @@ TEMPLATE_LIST_TEST_CASE("more rows than are packed at once", "[simd]", samples::
 TEMPLATE_LIST_TEST_CASE("more channels than a tile takes at once", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
-    for (index const dim : {simd::tile_depth, simd::tile_depth + 1, 2 * simd::tile_depth + 7}) {
+    for (index const dim : {simd::tile_depth<Arch>, simd::tile_depth<Arch> + 1, 2 * simd::tile_depth<Arch> + 7}) {
         CAPTURE(dim);
         samples::rows<T> const left(70, dim, 9), right(65, dim, 10);
         check_same(match<Arch>(0, 70, left.view(), 65, right.view(), dim),
