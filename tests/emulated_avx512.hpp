@@ -11,11 +11,13 @@
 // Eigen, the tests' oracle, has AVX-512 paths of its own.
 #define EIGEN_DONT_VECTORIZE
 
+#include <array>
 #include <bit>
 #include <cfloat>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 
 #include <immintrin.h>
 
@@ -88,6 +90,21 @@ inline __m512 permutevar_ps(__m512 x, __m512i which) {
     return join(_mm256_permutevar_ps(half(x, 0), half(which, 0)), _mm256_permutevar_ps(half(x, 1), half(which, 1)));
 }
 
+// Masked loads and stores, of values of type T: what the mask leaves out is not touched.
+template <class Register, class T>
+Register load_masked(std::uint64_t mask, void const* from) {
+    std::array<T, sizeof(Register) / sizeof(T)> values{};
+    for (std::size_t i = 0; i < values.size(); ++i)
+        if ((mask >> i & 1U) != 0) std::memcpy(&values[i], static_cast<char const*>(from) + i * sizeof(T), sizeof(T));
+    return std::bit_cast<Register>(values);
+}
+template <class T, class Register>
+void store_masked(void* to, std::uint64_t mask, Register x) {
+    auto const values = std::bit_cast<std::array<T, sizeof(Register) / sizeof(T)>>(x);
+    for (std::size_t i = 0; i < values.size(); ++i)
+        if ((mask >> i & 1U) != 0) std::memcpy(static_cast<char*>(to) + i * sizeof(T), &values[i], sizeof(T));
+}
+
 // Denormals as zeros of their sign.
 inline __m256 flushed(__m256 x) {
     auto const sign = _mm256_set1_ps(-0.0F);
@@ -140,6 +157,12 @@ std::uint64_t compare(__m512i x, __m512i y, int predicate) {
 #define _mm512_store_ps(to, x) simde_mm512_store_ps(terse::emulated::aligned(to), x)
 #define _mm512_store_pd(to, x) simde_mm512_store_pd(terse::emulated::aligned(to), x)
 #define _mm512_store_si512(to, x) simde_mm512_store_si512(terse::emulated::aligned(to), x)
+#define _mm512_maskz_loadu_ps(k, from) terse::emulated::load_masked<__m512, float>(k, from)
+#define _mm256_maskz_loadu_epi16(k, from) terse::emulated::load_masked<__m256i, std::int16_t>(k, from)
+#define _mm_maskz_loadu_epi8(k, from) terse::emulated::load_masked<__m128i, std::int8_t>(k, from)
+#define _mm512_mask_storeu_ps(to, k, x) terse::emulated::store_masked<float>(to, k, __m512(x))
+#define _mm512_mask_storeu_epi32(to, k, x) terse::emulated::store_masked<std::int32_t>(to, k, __m512i(x))
+#define _mm256_mask_storeu_epi16(to, k, x) terse::emulated::store_masked<std::int16_t>(to, k, __m256i(x))
 #define _mm512_cvtepi32_ps(x) terse::emulated::cvtepi32_ps(x)
 #define _mm512_cvtps_epi32(x) terse::emulated::cvtps_epi32(x)
 #define _mm512_cvttps_epi32(x) terse::emulated::cvttps_epi32(x)

@@ -56,6 +56,15 @@ template <class Arch>
     return xsimd::fma(x, y, z);
 }
 
+/// z - x * y, rounded once like `fma`.
+template <class Arch>
+[[nodiscard]] floats<Arch> fnma(floats<Arch> const& x, floats<Arch> const& y, floats<Arch> const& z) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_fnmadd_ps(x, y, z));
+#endif
+    return xsimd::fnma(x, y, z);
+}
+
 /// Integers as floats, rounded to nearest even.
 template <class Arch>
 [[nodiscard]] floats<Arch> from_ints(ints<Arch> const& x) noexcept {
@@ -128,6 +137,14 @@ template <class Arch>
 #else
     return xsimd::select(x > y, x, y);
 #endif
+}
+
+template <class Arch>
+[[nodiscard]] ints<Arch> max_int(ints<Arch> const& x, ints<Arch> const& y) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return ints<Arch>(_mm512_maskz_max_epi32(every_lane, x, y));
+#endif
+    return xsimd::max(x, y);
 }
 
 /// The smaller of x and y, lane by lane; y where x is NaN.
@@ -208,12 +225,59 @@ template <class Arch>
     return values;
 }
 
-/// The largest lane; NaN loses to every number.
+/// Each lane gets what lies in the lane whose number differs by the bit Distance.
+template <int Distance, class Arch>
+[[nodiscard]] floats<Arch> exchange(floats<Arch> const& x) noexcept {
+    [[maybe_unused]] constexpr int in_block = Distance == 2 ? 0x4E : 0xB1;
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16 && Distance >= 4)
+        return floats<Arch>(_mm512_maskz_shuffle_f32x4(every_lane, x, x, Distance == 8 ? 0x4E : 0xB1));
+    if constexpr (lanes<Arch> == 16) return floats<Arch>(_mm512_maskz_shuffle_ps(every_lane, x, x, in_block));
+#endif
+#ifdef __AVX__
+    if constexpr (lanes<Arch> == 8 && Distance == 4) return floats<Arch>(_mm256_permute2f128_ps(x, x, 1));
+    if constexpr (lanes<Arch> == 8) return floats<Arch>(_mm256_shuffle_ps(x, x, in_block));
+#endif
+#ifdef __SSE2__
+    if constexpr (lanes<Arch> == 4) return floats<Arch>(_mm_shuffle_ps(x, x, in_block));
+#endif
+    auto const from = to_array<Arch>(x);
+    auto to = from;
+    for (std::size_t i = 0; i < to.size(); ++i) to[i] = from[i ^ std::size_t{Distance}];
+    return floats<Arch>::load_unaligned(to.data());
+}
+
+/// All lanes reduced by `op`, in every lane.
+template <class Arch, class Op>
+[[nodiscard]] floats<Arch> reduce_lanes(floats<Arch> x, Op const& op) noexcept {
+    if constexpr (lanes<Arch> >= 16) x = op(x, exchange<8, Arch>(x));
+    if constexpr (lanes<Arch> >= 8) x = op(x, exchange<4, Arch>(x));
+    x = op(x, exchange<2, Arch>(x));
+    return op(x, exchange<1, Arch>(x));
+}
+
+template <class Arch>
+[[nodiscard]] float first_lane(floats<Arch> const& x) noexcept {
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16) return _mm_cvtss_f32(_mm512_castps512_ps128(x));
+#endif
+#ifdef __AVX__
+    if constexpr (lanes<Arch> == 8) return _mm_cvtss_f32(_mm256_castps256_ps128(x));
+#endif
+#ifdef __SSE2__
+    if constexpr (lanes<Arch> == 4) return _mm_cvtss_f32(x);
+#endif
+    return to_array<Arch>(x)[0];
+}
+
+/// The largest lane; NaN loses to every number, in builds that assume there is none too.
 template <class Arch>
 [[nodiscard]] float max_lane(floats<Arch> const& x) noexcept {
-    float largest = -std::numeric_limits<float>::infinity();
-    for (float const value : to_array<Arch>(x)) largest = value > largest ? value : largest;
-    return largest;
+    auto const bits = std::bit_cast<ints<Arch>>(x);
+    ints<Arch> const infinity(0x7F80'0000), lowest(std::bit_cast<std::int32_t>(0xFF80'0000U));
+    auto const numbers = xsimd::select((bits & ints<Arch>(0x7FFF'FFFF)) > infinity, lowest, bits);
+    auto const larger = [](auto const& a, auto const& b) noexcept { return max_number<Arch>(a, b); };
+    return first_lane<Arch>(reduce_lanes<Arch>(std::bit_cast<floats<Arch>>(numbers), larger));
 }
 
 /// 0, 1, 2, ...
@@ -258,6 +322,32 @@ template <class T>
     return static_cast<float>(x);
 }
 
+/// The first `count` < N values to elsewhere, in pieces of fixed sizes: for so few a call takes longer.
+template <int N, class T>
+void copy_few(T const* from, T* to, index count) noexcept {
+    unroll<std::bit_width(unsigned{N}) - 1>([&](auto bit) {
+        constexpr index piece = index{1} << bit;
+        if ((count & piece) == 0) return;
+        std::memcpy(to, from, static_cast<std::size_t>(piece) * sizeof(T));
+        from += piece, to += piece;
+    });
+}
+
+#ifdef __AVX512F__
+/// 16 values in 16 bit as floats.
+template <real T>
+[[nodiscard]] __m512 widen(__m256i bits) noexcept {
+    if constexpr (std::same_as<T, half>) return _mm512_maskz_cvtph_ps(every_lane, bits);
+    auto const whole = _mm512_maskz_cvtepu16_epi32(every_lane, bits);
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(every_lane, whole, 16));
+}
+
+/// The mask of the first `count` lanes.
+[[nodiscard]] inline __mmask16 first_lanes(index count) noexcept {
+    return static_cast<__mmask16>((1U << static_cast<unsigned>(count)) - 1);
+}
+#endif
+
 /// `lanes` values from anywhere in memory, as floats.
 template <class Arch, real T>
 [[nodiscard]] floats<Arch> load(T const* from) noexcept {
@@ -285,12 +375,7 @@ template <class Arch, real T>
 #endif
 #ifdef __AVX512F__
         if constexpr (lanes<Arch> == 16) {
-            auto const bits = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(from));
-            if constexpr (std::same_as<T, half>)
-                return floats<Arch>(_mm512_maskz_cvtph_ps(every_lane, bits));
-            else
-                return floats<Arch>(_mm512_castsi512_ps(
-                    _mm512_maskz_slli_epi32(every_lane, _mm512_maskz_cvtepu16_epi32(every_lane, bits), 16)));
+            return floats<Arch>(widen<T>(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(from))));
         }
 #endif
         std::array<float, floats<Arch>::size> values;
@@ -309,13 +394,18 @@ template <class Arch, real T>
 /// The first `count` < lanes values and zeros after them; reads nothing beyond `count`.
 template <class Arch, real T>
 [[nodiscard]] floats<Arch> load_partial(T const* from, index count) noexcept {
-    std::array<float, floats<Arch>::size> values{};
-    if constexpr (std::same_as<T, float>) {
-        if (count > 0) std::memcpy(values.data(), from, static_cast<std::size_t>(count) * sizeof(T));
-    } else {
-        for (index i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = static_cast<float>(from[i]);
-    }
-    return floats<Arch>::load_unaligned(values.data());
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16 && std::same_as<T, float>)
+        return floats<Arch>(_mm512_maskz_loadu_ps(first_lanes(count), from));
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    if constexpr (lanes<Arch> == 16 && sizeof(T) == 2)
+        return floats<Arch>(widen<T>(_mm256_maskz_loadu_epi16(first_lanes(count), from)));
+#endif
+#endif
+    std::array<T, floats<Arch>::size> values;
+    values.fill(static_cast<T>(0.0F));
+    copy_few<lanes<Arch>>(from, values.data(), count);
+    return load<Arch>(values.data());
 }
 
 /// The bits of bfloat16 in the upper half of each lane, rounded to nearest even; NaN becomes the quiet one of its sign.
@@ -326,6 +416,16 @@ template <class Arch>
     auto const quiet = (bits & ints<Arch>(std::numeric_limits<std::int32_t>::min())) | ints<Arch>(0x7FC0'0000);
     return xsimd::select((bits & ints<Arch>(0x7FFF'FFFF)) > ints<Arch>(0x7F80'0000), quiet, rounded);
 }
+
+#ifdef __AVX512F__
+/// 16 floats in 16 bit, rounded to nearest even.
+template <real T, class Arch>
+[[nodiscard]] __m256i narrow(floats<Arch> const& x) noexcept {
+    if constexpr (std::same_as<T, half>) return _mm512_maskz_cvtps_ph(every_lane, x, _MM_FROUND_TO_NEAREST_INT);
+    auto const bits = _mm512_maskz_srli_epi32(every_lane, round_to_bfloat16<Arch>(x), 16);
+    return _mm512_maskz_cvtepi32_epi16(every_lane, bits);
+}
+#endif
 
 /// Writes the lanes to anywhere in memory, rounded to nearest even.
 template <class Arch, real T>
@@ -356,13 +456,7 @@ void store(floats<Arch> const& x, T* to) noexcept {
 #endif
 #ifdef __AVX512F__
         if constexpr (lanes<Arch> == 16) {
-            __m256i bits;
-            if constexpr (std::same_as<T, half>)
-                bits = _mm512_maskz_cvtps_ph(every_lane, x, _MM_FROUND_TO_NEAREST_INT);
-            else
-                bits = _mm512_maskz_cvtepi32_epi16(every_lane,
-                                                   _mm512_maskz_srli_epi32(every_lane, round_to_bfloat16<Arch>(x), 16));
-            return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
+            return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow<T, Arch>(x));
         }
 #endif
         auto const values = to_array<Arch>(x);
@@ -373,8 +467,16 @@ void store(floats<Arch> const& x, T* to) noexcept {
 /// Writes the first `count` < lanes lanes and nothing beyond.
 template <class Arch, real T>
 void store_partial(floats<Arch> const& x, T* to, index count) noexcept {
-    auto const values = to_array<Arch>(x);
-    for (index i = 0; i < count; ++i) to[i] = static_cast<T>(values[static_cast<std::size_t>(i)]);
+#ifdef __AVX512F__
+    if constexpr (lanes<Arch> == 16 && std::same_as<T, float>) return _mm512_mask_storeu_ps(to, first_lanes(count), x);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    if constexpr (lanes<Arch> == 16 && sizeof(T) == 2)
+        return _mm256_mask_storeu_epi16(to, first_lanes(count), narrow<T, Arch>(x));
+#endif
+#endif
+    std::array<T, floats<Arch>::size> values;
+    store<Arch>(x, values.data());
+    copy_few<lanes<Arch>>(values.data(), to, count);
 }
 
 /// Writes x to an aligned place around the caches, where there is such a store. The stores of other threads see it after

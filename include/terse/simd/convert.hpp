@@ -17,7 +17,7 @@ void convert(std::span<T const> in, std::span<U> out) noexcept {
     std::size_t const whole = in.size() - in.size() % width;
     for (std::size_t i = 0; i < whole; i += width) store<Arch>(load<Arch>(in.data() + i), out.data() + i);
     auto const rest = static_cast<index>(in.size() - whole);
-    store_partial<Arch>(load_partial<Arch>(in.data() + whole, rest), out.data() + whole, rest);
+    if (rest != 0) store_partial<Arch>(load_partial<Arch>(in.data() + whole, rest), out.data() + whole, rest);
 }
 
 }  // namespace terse::simd

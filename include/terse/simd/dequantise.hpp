@@ -13,16 +13,22 @@
 
 namespace terse::simd {
 
+#ifdef __AVX512F__
+/// 16 bytes as integers.
+template <class Byte>
+requires(sizeof(Byte) == 1) [[nodiscard]] __m512i widen(__m128i bytes) noexcept {
+    return std::is_signed_v<Byte> ? _mm512_maskz_cvtepi8_epi32(every_lane, bytes)
+                                  : _mm512_maskz_cvtepu8_epi32(every_lane, bytes);
+}
+#endif
+
 /// `lanes` bytes as integers.
 template <class Arch, class Byte>
 [[nodiscard]] ints<Arch> load_bytes(Byte const* from) noexcept {
     [[maybe_unused]] constexpr bool is_signed = std::is_signed_v<Byte>;
 #ifdef __AVX512F__
-    if constexpr (lanes<Arch> == 16) {
-        auto const bytes = _mm_loadu_si128(reinterpret_cast<__m128i const*>(from));
-        return ints<Arch>(is_signed ? _mm512_maskz_cvtepi8_epi32(every_lane, bytes)
-                                    : _mm512_maskz_cvtepu8_epi32(every_lane, bytes));
-    }
+    if constexpr (lanes<Arch> == 16)
+        return ints<Arch>(widen<Byte>(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))));
 #endif
 #ifdef __AVX2__
     if constexpr (lanes<Arch> == 8) {
@@ -42,6 +48,17 @@ template <class Arch, class Byte>
     std::array<std::int32_t, ints<Arch>::size> values;
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = from[i];
     return ints<Arch>::load_unaligned(values.data());
+}
+
+/// The first `count` < lanes bytes as integers and zeros after them; reads nothing beyond `count`.
+template <class Arch, class Byte>
+[[nodiscard]] ints<Arch> load_bytes(Byte const* from, index count) noexcept {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    if constexpr (lanes<Arch> == 16) return ints<Arch>(widen<Byte>(_mm_maskz_loadu_epi8(first_lanes(count), from)));
+#endif
+    std::array<Byte, ints<Arch>::size> values{};
+    copy_few<lanes<Arch>>(from, values.data(), count);
+    return load_bytes<Arch>(values.data());
 }
 
 /// out[i] = codes[i] * scales[i / group], rounded to nearest even: a row, or several whose planes are contiguous.

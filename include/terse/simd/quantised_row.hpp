@@ -26,10 +26,7 @@ template <class Arch, class Scale>
 /// The first `count` < lanes channels' codes and zeros after them; reads nothing beyond `count`.
 template <class Arch, class Scale>
 [[nodiscard]] floats<Arch> load_codes(quantised_row<Scale> const& from, index count) noexcept {
-    std::array<float, floats<Arch>::size> values{};
-    for (index i = 0; i < count; ++i)
-        values[static_cast<std::size_t>(i)] = static_cast<float>(from.codes[from.first + i]);
-    return floats<Arch>::load_unaligned(values.data());
+    return from_ints<Arch>(load_bytes<Arch>(from.codes + from.first, count));
 }
 
 /// Which of its scales the first channel has. Most rows are met from their first channel on, without a division.
@@ -38,23 +35,33 @@ template <class Scale>
     return row.first == 0 ? 0 : row.first / row.group;
 }
 
-/// The first `count` < lanes channels and zeros after them; reads nothing beyond `count`.
-template <class Arch, class Scale>
-[[nodiscard]] floats<Arch> load_partial(quantised_row<Scale> const& from, index count) noexcept {
-    std::array<float, floats<Arch>::size> values{};
-    for (index i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = from[i];
-    return floats<Arch>::load_unaligned(values.data());
+/// Whether the first `count` channels share a scale.
+template <class Scale>
+[[nodiscard]] bool share_scale(quantised_row<Scale> const& row, index count) noexcept {
+    return (scale_number(row) + 1) * row.group - row.first >= count;
 }
 
 /// `lanes` channels, from any one on.
 template <class Arch, class Scale>
 [[nodiscard]] floats<Arch> load(quantised_row<Scale> const& from) noexcept {
     if (from.group == 1) return load_codes<Arch>(from) * load<Arch>(from.scales + from.first);
-    index const scale = scale_number(from);
-    if ((scale + 1) * from.group - from.first >= lanes<Arch>)
-        return load_codes<Arch>(from) * floats<Arch>(to_float(from.scales[scale]));
+    if (share_scale(from, lanes<Arch>))
+        return load_codes<Arch>(from) * floats<Arch>(to_float(from.scales[scale_number(from)]));
     std::array<float, floats<Arch>::size> values;
     for (index i = 0; i < lanes<Arch>; ++i) values[static_cast<std::size_t>(i)] = from[i];
+    return floats<Arch>::load_unaligned(values.data());
+}
+
+/// The first `count` < lanes channels and zeros after them; reads nothing beyond `count`.
+template <class Arch, class Scale>
+[[nodiscard]] floats<Arch> load_partial(quantised_row<Scale> const& from, index count) noexcept {
+    if (from.group == 1) return load_codes<Arch>(from, count) * load_partial<Arch>(from.scales + from.first, count);
+    if (count > 0 && share_scale(from, count)) {
+        float const scale = to_float(from.scales[scale_number(from)]);
+        if (is_finite(scale)) return load_codes<Arch>(from, count) * floats<Arch>(scale);  // 0 times others is no zero
+    }
+    std::array<float, floats<Arch>::size> values{};
+    for (index i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = from[i];
     return floats<Arch>::load_unaligned(values.data());
 }
 
@@ -84,7 +91,7 @@ void dequantise_row(quantised_row<Scale> const& row, index dim, float* out) noex
     if (row.group == 1) {
         index k = 0;
         for (; dim - k >= lanes<Arch>; k += lanes<Arch>) store<Arch>(load<Arch>(row + k), out + k);
-        store_partial<Arch>(load_partial<Arch>(row + k, dim - k), out + k, dim - k);
+        if (k < dim) store_partial<Arch>(load_partial<Arch>(row + k, dim - k), out + k, dim - k);
         return;
     }
     for_scales(row, dim, [&](index k, index end, index which) noexcept {

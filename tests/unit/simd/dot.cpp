@@ -112,19 +112,64 @@ void check_conversion(std::vector<float> const& values) {
     for (index const n : samples::lengths<Arch>()) {
         for (std::size_t start = 0; start + static_cast<std::size_t>(n) <= values.size();
              start += static_cast<std::size_t>(n) + 1) {
-            std::vector<From> in(static_cast<std::size_t>(n));
-            for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<From>(values[start + i]);
-            std::vector<To> out(in.size() + 1, static_cast<To>(7.0F)), expected = out;
-            simd::convert<Arch>(std::span<From const>(in), std::span<To>(out.data(), in.size()));
-            simd::scalar::convert(std::span<From const>(in), std::span<To>(expected.data(), in.size()));
+            auto const size = static_cast<std::size_t>(n), offset = start % 3;  // from an aligned address
+            std::vector<From> in(offset + size);
+            for (std::size_t i = 0; i < size; ++i) in[offset + i] = static_cast<From>(values[start + i]);
+            std::vector<To> out(offset + size + 1, static_cast<To>(7.0F)), expected = out;
+            auto const from = std::span<From const>(in).last(size);
+            simd::convert<Arch>(from, std::span(out).subspan(offset, size));
+            simd::scalar::convert(from, std::span(expected).subspan(offset, size));
             for (std::size_t i = 0; i < out.size(); ++i) {
                 auto const x = static_cast<float>(out[i]), y = static_cast<float>(expected[i]);
                 bool const same = simd::is_nan(y) ? simd::is_nan(x)
                                                   : std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y);
-                if (!same) FAIL_CHECK("float " << values[start + i] << " became " << x << ", not " << y);
+                if (!same) FAIL_CHECK("at " << i << " of " << n << ": " << x << ", not " << y);
             }
         }
     }
+}
+
+TEMPLATE_LIST_TEST_CASE("parts of a register are read and written, and nothing beyond", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    CHECK(simd::max_lane<Arch>(simd::load_partial<Arch>(static_cast<T const*>(nullptr), 0)) == 0);
+    for (index count = 0; count < simd::lanes<Arch>; ++count) {
+        for (index const offset : {0, 1, 3}) {
+            CAPTURE(count, offset);
+            samples::rows<T> const x(1, count, 1, 0, offset);  // with one value more
+            auto const row = x.view()(0);
+            auto const values = simd::load_partial<Arch>(row, count);
+            auto const lanes = simd::to_array<Arch>(values);
+            for (index i = 0; i < simd::lanes<Arch>; ++i)
+                CHECK(lanes[static_cast<std::size_t>(i)] == (i < count ? static_cast<float>(row[i]) : 0.0F));
+            std::vector<T> to(static_cast<std::size_t>(offset + count + 1), static_cast<T>(7.0F)), expected = to;
+            std::copy_n(row, count, expected.begin() + offset);
+            simd::store_partial<Arch>(values, to.data() + offset, count);
+            CHECK(std::equal(to.begin(), to.end(), expected.begin()));
+        }
+    }
+}
+
+TEMPLATE_TEST_CASE("the largest lane, wherever it is; NaN loses", "[simd]", samples::best, samples::base) {
+    using batch = simd::floats<TestType>;
+    auto const largest = [](auto const& lanes) {
+        return simd::max_lane<TestType>(batch::load_unaligned(lanes.data()));
+    };
+    std::array<float, batch::size> lanes;
+    for (float const other : {-infinity, -3.0F, not_a_number, -not_a_number}) {
+        for (std::size_t at = 0; at < lanes.size(); ++at) {
+            for (float const most : {-2.0F, 0.0F, 1e-3F, infinity}) {
+                CAPTURE(other, at, most);
+                lanes.fill(other);
+                lanes[at] = most;
+                CHECK(largest(lanes) == most);
+                lanes[(at + 1) % lanes.size()] = not_a_number;
+                CHECK(largest(lanes) == most);
+            }
+        }
+    }
+    lanes.fill(not_a_number);
+    CHECK(largest(lanes) == -infinity);
 }
 
 TEMPLATE_LIST_TEST_CASE("conversions round to nearest even, whatever the bits", "[simd]", samples::kernels) {
