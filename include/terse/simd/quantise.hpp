@@ -26,12 +26,7 @@ using block = std::array<ints<Arch>, 32 / lanes<Arch>>;
 template <class Arch>
 [[nodiscard]] floats<Arch> max_magnitude(floats<Arch> const& x, floats<Arch> const& magnitude) noexcept {
     auto const bits = std::bit_cast<ints<Arch>>(x) & ints<Arch>(0x7FFF'FFFF);
-#ifdef __AVX512F__
-    if constexpr (lanes<Arch> == 16)
-        return floats<Arch>(
-            _mm512_castsi512_ps(_mm512_maskz_max_epi32(every_lane, bits, std::bit_cast<ints<Arch>>(magnitude))));
-#endif
-    return std::bit_cast<floats<Arch>>(xsimd::max(bits, std::bit_cast<ints<Arch>>(magnitude)));
+    return std::bit_cast<floats<Arch>>(max_int<Arch>(bits, std::bit_cast<ints<Arch>>(magnitude)));
 }
 
 /// Lane i of each 128 bits: x[i]'s four lanes there, reduced by `op`.
@@ -296,7 +291,7 @@ template <class Arch = default_arch, class Row, class Scale>
 [[gnu::flatten]] index quantise_int4(index rows, Row row, index dim, index group, std::uint8_t* codes, Scale* scales,
                                      Scale* minima) noexcept {
     index odd = 0;
-    floats<Arch> const infinity(std::numeric_limits<float>::infinity());
+    floats<Arch> const zero(0.0F), infinity(std::numeric_limits<float>::infinity());
     floats<Arch> const beyond(scalar::largest_code_value<Scale>);
     auto const lower = [](auto const& x, auto const& y) noexcept { return min_number<Arch>(x, y); };
     auto const upper = [](auto const& x, auto const& y) noexcept { return max_number<Arch>(x, y); };
@@ -306,8 +301,8 @@ template <class Arch = default_arch, class Row, class Scale>
         for (index i = 0; i < count; i += lanes<Arch>) {
             auto const least = reduce_groups<Arch>(from + i, group, infinity, lower);
             auto const most = reduce_groups<Arch>(from + i, group, -infinity, upper);
-            auto minimum = least;
-            if constexpr (std::same_as<Scale, half>) minimum = -round_up_to_half<Arch>(-least);
+            auto minimum = least + zero;  // -0 becomes 0
+            if constexpr (std::same_as<Scale, half>) minimum = zero - round_up_to_half<Arch>(zero - least);
             auto const [scale, inverse] = scale_and_inverse<Arch, Scale>((most - minimum) / floats<Arch>(15.0F));
             index const now = std::min(count - i, lanes<Arch>);
             store_first<Arch>(minimum, minima + first + i, now);

@@ -81,7 +81,7 @@ index quantise_int4_group(T const* x, index group, std::uint8_t* codes, Scale& s
         if (std::abs(value) <= largest_code_value<Scale>) least = std::min(least, value), most = std::max(most, value);
     }
     if (least > most) least = most = 0;
-    minimum = static_cast<Scale>(-static_cast<float>(round_up<Scale>(-least)));
+    minimum = static_cast<Scale>(0.0F - static_cast<float>(round_up<Scale>(-least)));  // never -0
     auto const start = static_cast<float>(minimum);
     scale = stored_scale<Scale>((most - start) / 15);
     auto const step = static_cast<float>(scale);

@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -30,11 +31,11 @@ struct planes {
           minima(scales) {}
 
     friend bool operator==(planes const& a, planes const& b) {
-        auto const same = [](auto const& x, auto const& y) {
-            return std::equal(x.begin(), x.end(), y.begin(), y.end(),
-                              [](Scale s, Scale t) { return static_cast<float>(s) == static_cast<float>(t); });
+        auto const same_bits = [](auto const& x, auto const& y) {
+            return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(Scale)) == 0;
         };
-        return a.bytes == b.bytes && a.nibbles == b.nibbles && same(a.scales, b.scales) && same(a.minima, b.minima);
+        return a.bytes == b.bytes && a.nibbles == b.nibbles && same_bits(a.scales, b.scales) &&
+               same_bits(a.minima, b.minima);
     }
 
     std::vector<std::int8_t> bytes;
