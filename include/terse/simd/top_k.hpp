@@ -6,11 +6,13 @@
 #include <bit>
 #include <cassert>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <numeric>
 #include <span>
+#include <type_traits>
 
 #include <terse/core/rank.hpp>
 #include <terse/core/types.hpp>
@@ -20,6 +22,9 @@
 // positions; each a read, a comparison or two, and a compressing store a register. For few scores it is the bracket.
 
 namespace terse::simd {
+
+/// That of NaN.
+inline constexpr std::int32_t lowest_rank = std::numeric_limits<std::int32_t>::min();
 
 /// `rank` of every lane.
 template <class Arch>
@@ -31,9 +36,15 @@ template <class Arch>
         bits = xsimd::bitwise_cast<std::int32_t>(scores);  // since xsimd 9
     }
     auto const magnitude = bits & ints<Arch>(0x7FFF'FFFF);
-    auto const ordered = xsimd::select(bits < ints<Arch>(0), -magnitude, magnitude);
-    ints<Arch> const lowest(std::numeric_limits<std::int32_t>::min());
-    return xsimd::select(magnitude > ints<Arch>(0x7F80'0000), lowest, ordered);
+    ints<Arch> const zero(0), lowest(lowest_rank);
+    auto const negative = bits<zero, unordered = magnitude> ints<Arch>(0x7F80'0000);
+#if defined(__AVX512F__)
+    if constexpr (ints<Arch>::size == 16) {
+        auto const ordered = _mm512_mask_sub_epi32(magnitude, negative.data, zero, magnitude);
+        return ints<Arch>(_mm512_mask_mov_epi32(ordered, unordered.data, lowest));
+    }
+#endif
+    return xsimd::select(unordered, lowest, xsimd::select(negative, -magnitude, magnitude));
 }
 
 /// A mask's lanes as bits, the first lane lowest.
@@ -55,6 +66,9 @@ template <class Arch>
     for (std::size_t i = 0; i < values.size(); ++i) bits |= static_cast<unsigned>(values[i]) << i;
     return bits;
 }
+
+template <class Arch>
+inline constexpr unsigned all_lanes = static_cast<unsigned>((std::uint64_t{1} << ints<Arch>::size) - 1);
 
 /// For each byte, where its set bits stand: the lanes to bring to the front.
 inline constexpr auto lanes_of_byte = [] {
@@ -92,16 +106,21 @@ void compress(ints<Arch> const& x, unsigned bits, std::int32_t* to) noexcept {
     }
 }
 
+/// The same, but nothing is written beyond these lanes.
 template <class Arch>
-[[nodiscard]] ints<Arch> load_ranks(float const* scores) noexcept {
-    return rank(floats<Arch>::load_unaligned(scores));
+void compress_exactly(ints<Arch> const& x, unsigned bits, std::int32_t* to) noexcept {
+    index const count = std::popcount(bits);
+#if defined(__AVX512F__)
+    if constexpr (ints<Arch>::size == 16) {
+        auto const front = _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), x.data);
+        _mm512_mask_storeu_epi32(to, first_lanes(count), front);
+        return;
+    }
+#endif
+    std::array<std::int32_t, ints<Arch>::size + 1> front;
+    compress<Arch>(x, bits, front.data());
+    copy_few<2 * lanes<Arch>>(front.data(), to, count);
 }
-template <class Arch>
-[[nodiscard]] ints<Arch> load_ranks(std::int32_t const* known) noexcept {
-    return ints<Arch>::load_unaligned(known);
-}
-using terse::rank;
-[[nodiscard]] constexpr std::int32_t rank(std::int32_t known) noexcept { return known; }
 
 /// first, first + 1, ...
 template <class Arch>
@@ -111,26 +130,72 @@ template <class Arch>
     return ints<Arch>::load_unaligned(values.data());
 }
 
+/// Ranks that were found before stand for themselves.
+using terse::rank;
+[[nodiscard]] constexpr std::int32_t rank(std::int32_t known) noexcept { return known; }
 template <class Arch>
-[[nodiscard]] std::int32_t highest_lane(ints<Arch> const& x) noexcept {
-    std::array<std::int32_t, ints<Arch>::size> values;
-    x.store_unaligned(values.data());
-    return *std::max_element(values.begin(), values.end());
+[[nodiscard]] ints<Arch> rank(ints<Arch> const& known) noexcept {
+    return known;
+}
+
+/// The ranks of the first `count` scores, of `lanes` at most; then the lowest there is.
+template <class Arch, class Source>
+[[nodiscard]] ints<Arch> load_ranks(Source const* from, index count = lanes<Arch>) noexcept {
+    if (count >= lanes<Arch>) return rank(xsimd::batch<Source, Arch>::load_unaligned(from));
+    if constexpr (std::same_as<Source, float>) {
+        auto const valid = ints<Arch>(static_cast<std::int32_t>(count)) > load_positions<Arch>(0);
+        return xsimd::select(valid, rank(load_partial<Arch>(from, count)), ints<Arch>(lowest_rank));
+    } else {
+        std::array<Source, ints<Arch>::size> values;
+        values.fill(lowest_rank);
+        copy_few<lanes<Arch>>(from, values.data(), count);
+        return ints<Arch>::load_unaligned(values.data());
+    }
+}
+
+/// All lanes reduced by `op`, in every lane.
+template <class Arch, class Op>
+[[nodiscard]] ints<Arch> reduce_lanes(ints<Arch> const& x, Op const& op) noexcept {
+    auto const by_bits = [&op](floats<Arch> const& a, floats<Arch> const& b) noexcept {
+        return std::bit_cast<floats<Arch>>(op(std::bit_cast<ints<Arch>>(a), std::bit_cast<ints<Arch>>(b)));
+    };
+    return std::bit_cast<ints<Arch>>(reduce_lanes<Arch>(std::bit_cast<floats<Arch>>(x), by_bits));
+}
+
+/// The highest lane, in every lane.
+template <class Arch>
+[[nodiscard]] ints<Arch> highest_lane(ints<Arch> const& x) noexcept {
+    return reduce_lanes<Arch>(x, [](auto const& a, auto const& b) noexcept { return max_int<Arch>(a, b); });
+}
+
+template <class Arch>
+[[nodiscard]] std::int32_t first_lane(ints<Arch> const& x) noexcept {
+    return std::bit_cast<std::int32_t>(first_lane<Arch>(std::bit_cast<floats<Arch>>(x)));
 }
 
 /// Ranks low .. high.
 struct rank_range {
-    std::int32_t low = std::numeric_limits<std::int32_t>::min();
+    std::int32_t low = lowest_rank;
     std::int32_t high = std::numeric_limits<std::int32_t>::max();
 };
 
+/// `count`, one more where x > y.
+template <class Arch>
+[[nodiscard]] ints<Arch> count_greater(ints<Arch> const& x, ints<Arch> const& y, ints<Arch> const& count) noexcept {
+#if defined(__AVX512F__)
+    if constexpr (ints<Arch>::size == 16)
+        return ints<Arch>(_mm512_mask_add_epi32(count, (x > y).data, count, _mm512_set1_epi32(1)));
+#endif
+    return count + ints<Arch>(x > y);
+}
+
 /// A range that holds the k-th highest of `from`, most likely: found in a sample. Exact when there are few.
-/// @complexity O(n), of a sample of sqrt(n) against itself; no more than of 256
+/// @complexity O(n), of a sample of 2 * sqrt(n) against itself; no more than of 256
 template <class Arch, class Source>
 [[nodiscard, gnu::flatten]] rank_range sample(std::span<Source const> from, index k) noexcept {
     constexpr index most = 256;
     index const n = std::ssize(from), root = static_cast<index>(std::sqrt(static_cast<float>(n)));
-    index const m = std::min(n, std::clamp<index>(root, 32, most)), step = n / m;
+    index const m = n <= 96 ? n : std::clamp<index>(2 * root, 64, most), step = n / m;
     std::array<std::int32_t, most> taken;
     taken.fill(rank_range{}.low);
     for (index i = 0; i < m; ++i) taken[static_cast<std::size_t>(i)] = rank(from[static_cast<std::size_t>(i * step)]);
@@ -149,7 +214,7 @@ template <class Arch, class Source>
         beaten.fill(ints<Arch>(0));
         for (index j = 0; j < m; ++j) {
             ints<Arch> const other(taken[static_cast<std::size_t>(j)]);
-            unroll<4>([&](auto v) { beaten[v] += ints<Arch>(x[v] > other); });
+            unroll<4>([&](auto v) { beaten[v] = count_greater<Arch>(x[v], other, beaten[v]); });
         }
         unroll<4>([&](auto v) {
             auto const reached = ints<Arch>(static_cast<std::int32_t>(m)) - beaten[v];
@@ -158,8 +223,8 @@ template <class Arch, class Source>
         });
     }
     rank_range found;
-    if (above > 0) found.high = highest_lane(highs);
-    if (below <= m) found.low = highest_lane(lows);
+    if (above > 0) found.high = first_lane<Arch>(highest_lane<Arch>(highs));
+    if (below <= m) found.low = first_lane<Arch>(highest_lane<Arch>(lows));
     return found;
 }
 
@@ -171,31 +236,43 @@ struct split {
 /// Gathers the ranks inside a range to the front of `to`, which may be `from` itself.
 /// @complexity O(n)
 template <class Arch, class Source>
-[[nodiscard]] split gather_range(std::span<Source const> from, rank_range range, std::int32_t* to) noexcept {
-    constexpr std::size_t width = ints<Arch>::size;
-    constexpr unsigned all = static_cast<unsigned>((std::uint64_t{1} << width) - 1);
+[[nodiscard, gnu::flatten]] split gather_range(std::span<Source const> from, rank_range range,
+                                               std::int32_t* to) noexcept {
+    constexpr index width = lanes<Arch>;
+    index const n = std::ssize(from);
     ints<Arch> const low(range.low), high(range.high);
-    std::size_t const whole = from.size() - from.size() % width;
     split count;
-    for (std::size_t i = 0; i < whole; i += width) {
-        auto const x = load_ranks<Arch>(from.data() + i);
-        unsigned const above = bits_of(x > high), inside = all & ~(above | bits_of(low > x));
-        compress<Arch>(x, inside, to + count.inside);
-        count.above += std::popcount(above);
-        count.inside += std::popcount(inside);
-    }
-    for (Source const s : from.subspan(whole)) {
-        std::int32_t const x = rank(s);
-        if (range.low <= x && x <= range.high) to[count.inside++] = x;
-        count.above += x > range.high;
-    }
-    return count;
+    index i = 0;
+    auto const take = [&]<int Registers>(std::integral_constant<int, Registers>) noexcept {
+        std::array<ints<Arch>, Registers> x;
+        std::array<unsigned, Registers> above, inside;
+        unroll<Registers>([&](auto v) {
+            x[v] = load_ranks<Arch>(from.data() + i + v * width);
+            above[v] = bits_of(x[v] > high);
+            inside[v] = all_lanes<Arch> & ~(above[v] | bits_of(low > x[v]));
+        });
+        unroll<Registers>([&](auto v) {
+            compress<Arch>(x[v], inside[v], to + count.inside);
+            count.inside += std::popcount(inside[v]);
+            count.above += std::popcount(above[v]);
+        });
+        i += Registers * width;
+    };
+    while (n - i >= 4 * width) take(std::integral_constant<int, 4>{});
+    while (n - i >= width) take(std::integral_constant<int, 1>{});
+    if (i == n) return count;
+    auto const last = load_ranks<Arch>(from.data() + i, n - i);
+    unsigned const there = (1U << static_cast<unsigned>(n - i)) - 1, above = bits_of(last > high);
+    unsigned const inside = there & ~(above | bits_of(low > last));
+    compress_exactly<Arch>(last, inside, to + count.inside);
+    return {count.above + std::popcount(above), count.inside + std::popcount(inside)};
 }
 
-/// The k-th highest rank of `scores`, 1 <= k <= n, and how many scores rank above it.
+/// The k-th highest rank of `scores`, 1 <= k <= n.
 struct threshold {
     std::int32_t rank = 0;
-    index above = 0;
+    index above = 0;  ///< how many scores rank above it
+    index equal = 0;  ///< how many have it; 0 if that was not counted
 };
 
 /// A sample brackets the k-th, one pass keeps what the bracket holds, and so on with what is left. A bracket that
@@ -240,7 +317,7 @@ template <class Arch>
             left = scratch.first(static_cast<std::size_t>(count.inside));
         }
     }
-    return {range.low, above};
+    return {range.low, above, std::ssize(left)};
 }
 
 /// How many ranks `top_k` needs as scratch for `n` scores.
@@ -254,78 +331,67 @@ template <class Arch>
 /// @param scratch  [top_k_scratch(n)]
 /// @complexity     O(n), in about 2.5 passes; no allocation
 template <class Arch = default_arch>
-void top_k(std::span<float const> scores, std::span<token> kept, token first,
-           std::span<std::int32_t> scratch) noexcept {
+[[gnu::flatten]] void top_k(std::span<float const> scores, std::span<token> kept, token first,
+                            std::span<std::int32_t> scratch) noexcept {
     assert(kept.size() <= scores.size() && std::ssize(scratch) >= top_k_scratch(std::ssize(scores)));
     if (kept.size() == scores.size()) {
         std::iota(kept.begin(), kept.end(), first);
         return;
     }
     if (kept.empty()) return;
-    auto const [lowest, above] = find_threshold<Arch>(scores, std::ssize(kept), scratch);
+    index const n = std::ssize(scores), k = std::ssize(kept);
+    auto const [lowest, above, equal] = find_threshold<Arch>(scores, k, scratch);
 
     // Positions of what ranks above the k-th, and of the first that equal it until there are k.
-    constexpr std::size_t width = ints<Arch>::size;
-    ints<Arch> const limit(lowest);
+    constexpr index width = lanes<Arch>;
+    index equals = k - above, done = 0, i = 0;
     ints<Arch> position = load_positions<Arch>(first);
-    index equals = std::ssize(kept) - above;
-    std::size_t const whole = scores.size() - scores.size() % width;
-    std::size_t done = 0, i = 0;
-    for (; i < whole && done < kept.size(); i += width) {
-        auto const x = load_ranks<Arch>(scores.data() + i);
-        unsigned taken = bits_of(x > limit);
-        for (unsigned ties = equals > 0 ? bits_of(x == limit) : 0; ties != 0 && equals > 0; --equals) {
-            taken |= ties & (~ties + 1);
-            ties &= ties - 1;
-        }
-        if (kept.size() - done >= width) {
+    auto const keep = [&](unsigned taken) noexcept {
+        if (k - done >= width)
             compress<Arch>(position, taken, kept.data() + done);
-            done += static_cast<std::size_t>(std::popcount(taken));
-        } else {
-            for (; taken != 0; taken &= taken - 1)
-                kept[done++] = first + static_cast<token>(i) + static_cast<token>(std::countr_zero(taken));
-        }
+        else
+            compress_exactly<Arch>(position, taken, kept.data() + done);
+        done += std::popcount(taken);
         position += ints<Arch>(static_cast<std::int32_t>(width));
+        i += width;
+    };
+    ints<Arch> limit(lowest);
+    if (equals == equal) {
+        limit = ints<Arch>(lowest - 1);
+        equals = 0;
     }
-    for (; done < kept.size(); ++i) {
-        std::int32_t const x = rank(scores[i]);
-        bool const tie = x == lowest && equals > 0;
-        kept[done] = first + static_cast<token>(i);
-        done += x > lowest || tie;
-        equals -= tie;
+    while (equals > 0) {
+        auto const x = load_ranks<Arch>(scores.data() + i, n - i);
+        unsigned ties = bits_of(x == limit);
+        while (std::popcount(ties) > equals) ties ^= std::bit_floor(ties);
+        equals -= std::popcount(ties);
+        keep(bits_of(x > limit) | ties);
     }
+    while (n - i >= width && k - done >= width) keep(bits_of(load_ranks<Arch>(scores.data() + i) > limit));
+    while (done < k) keep(bits_of(load_ranks<Arch>(scores.data() + i, n - i) > limit));
 }
 
 /// Position of the highest of `scores`: NaN last, the first of equal ones; -1 when there are none.
 /// @complexity O(n)
 template <class Arch = default_arch>
 [[nodiscard]] index arg_highest(std::span<float const> scores) noexcept {
-    constexpr std::size_t width = ints<Arch>::size;
-    std::size_t const whole = scores.size() - scores.size() % width;
-    index found = -1;
-    std::int32_t best = 0;
-    auto const take = [&](std::int32_t x, index at) {
-        if (found >= 0 && (x < best || (x == best && at > found))) return;
-        best = x;
-        found = at;
+    index const n = std::ssize(scores);
+    if (n == 0) return -1;
+    // Lanes count their positions down from -1, so that of equal scores the highest is the first. One without a score
+    // has the rank of NaN, at a position that is never the first.
+    ints<Arch> const lowest(lowest_rank), width(static_cast<std::int32_t>(lanes<Arch>));
+    auto place = ~load_positions<Arch>(0), where = place, highest = lowest;
+    auto const take = [&](ints<Arch> const& x) noexcept {
+        auto const better = x > highest;
+        highest = xsimd::select(better, x, highest);
+        where = xsimd::select(better, place, where);
+        place -= width;
     };
-    if (whole != 0) {
-        auto highest = load_ranks<Arch>(scores.data());
-        auto position = load_positions<Arch>(0), where = position;
-        for (std::size_t i = width; i < whole; i += width) {
-            position += ints<Arch>(static_cast<std::int32_t>(width));
-            auto const x = load_ranks<Arch>(scores.data() + i);
-            auto const better = x > highest;
-            highest = xsimd::select(better, x, highest);
-            where = xsimd::select(better, position, where);
-        }
-        std::array<std::int32_t, width> values, positions;
-        highest.store_unaligned(values.data());
-        where.store_unaligned(positions.data());
-        for (std::size_t lane = 0; lane < width; ++lane) take(values[lane], positions[lane]);
-    }
-    for (std::size_t i = whole; i < scores.size(); ++i) take(rank(scores[i]), static_cast<index>(i));
-    return found;
+    index i = 0;
+    for (; i + lanes<Arch> <= n; i += lanes<Arch>) take(load_ranks<Arch>(scores.data() + i));
+    if (i < n) take(load_ranks<Arch>(scores.data() + i, n - i));
+    auto const best = highest_lane<Arch>(highest);
+    return ~first_lane<Arch>(highest_lane<Arch>(xsimd::select(highest == best, where, lowest)));
 }
 
 }  // namespace terse::simd

@@ -34,15 +34,23 @@ std::vector<token> sorted_top_k(std::vector<float> const& scores, std::size_t k,
     return order;
 }
 
+/// From scores, to positions and with scratch at any alignment, all of which end where nothing may be written.
 template <class Arch>
-std::vector<token> top_k(std::vector<float> const& scores, std::size_t k, token first = 0) {
+std::vector<token> top_k(std::vector<float> scores, std::size_t k, token first = 0, std::size_t offset = 0) {
     constexpr token untouched = -7;
-    std::vector<std::int32_t> scratch(static_cast<std::size_t>(terse::simd::top_k_scratch(std::ssize(scores))));
-    std::vector<token> kept(k + 32, untouched);
-    terse::simd::top_k<Arch>(scores, std::span{kept}.first(k), first, scratch);
-    CHECK(std::count(kept.begin() + static_cast<std::ptrdiff_t>(k), kept.end(), untouched) == 32);
-    kept.resize(k);
-    return kept;
+    auto const n = scores.size();
+    auto const ranks = static_cast<std::size_t>(terse::simd::top_k_scratch(std::ssize(scores)));
+    std::vector<std::int32_t> scratch(offset + ranks + 32, untouched);
+    std::vector<token> kept(offset + k + 32, untouched);
+    scores.insert(scores.begin(), offset, infinity);
+    terse::simd::top_k<Arch>(std::span{scores}.last(n), std::span{kept}.subspan(offset, k), first,
+                             std::span{scratch}.subspan(offset, ranks));
+    for (auto* const written : {&scratch, &kept}) {
+        CHECK(std::count(written->end() - 32, written->end(), untouched) == 32);
+        CHECK(std::count(written->begin(), written->begin() + static_cast<std::ptrdiff_t>(offset), untouched) ==
+              static_cast<std::ptrdiff_t>(offset));
+    }
+    return {kept.begin() + static_cast<std::ptrdiff_t>(offset), kept.end() - 32};
 }
 
 std::vector<float> draw(std::string const& kind, std::size_t n, unsigned seed) {
@@ -92,11 +100,13 @@ TEMPLATE_TEST_CASE("top_k agrees with sorting", "[simd][top_k]", xsimd::default_
         GENERATE(as<std::string>{}, "normal", "two values", "few values", "all equal", "ascending", "descending",
                  "periodic", "one peak", "signed zeros", "heavy tail", "with nan", "all bits", "hidden");
     CAPTURE(kind);
-    for (std::size_t const n : {2U, 7U, 8U, 9U, 31U, 32U, 33U, 64U, 65U, 100U, 500U, 1000U, 4099U, 33000U}) {
+    for (std::size_t const n : {1U,  2U,  3U,  7U,  8U,  9U,  15U,  16U,  17U,   31U,   32U,   33U,
+                                47U, 48U, 49U, 64U, 65U, 97U, 130U, 500U, 1000U, 4099U, 33000U}) {
         auto const scores = draw(kind, n, static_cast<unsigned>(n));
         for (std::size_t const k : {std::size_t{1}, n / 50, n / 4, n / 2, n - n / 10, n - 1, n}) {
-            CAPTURE(n, k);
-            auto const kept = top_k<TestType>(scores, k, 3);
+            std::size_t const offset = n % 3;
+            CAPTURE(n, k, offset);
+            auto const kept = top_k<TestType>(scores, k, 3, offset);
             CHECK(kept == sorted_top_k(scores, k, 3));
             if (n > 1000) continue;
             std::vector<token> twin(k);
@@ -115,7 +125,16 @@ TEMPLATE_TEST_CASE("arg_highest follows top_k's order", "[simd][top_k]", xsimd::
     CHECK(highest({-0.0F, 0}) == 0);
     CHECK(highest({not_a_number, -infinity, not_a_number}) == 1);
     for (std::size_t n = 1; n < 70; ++n) {
-        auto const scores = draw("few values", n, static_cast<unsigned>(n));
-        CHECK(highest(scores) == std::max_element(scores.begin(), scores.end()) - scores.begin());
+        for (std::string const kind : {"normal", "few values", "all equal", "descending"}) {
+            auto const scores = draw(kind, n, static_cast<unsigned>(n));
+            CHECK(highest(scores) == std::max_element(scores.begin(), scores.end()) - scores.begin());
+            auto const but_first = std::span{scores}.subspan(1);  // from another alignment
+            CHECK(terse::simd::arg_highest<TestType>(but_first) ==
+                  (n == 1 ? -1 : std::max_element(but_first.begin(), but_first.end()) - but_first.begin()));
+        }
+        std::vector<float> no_numbers(n, not_a_number);
+        CHECK(highest(no_numbers) == 0);
+        no_numbers.back() = -infinity;
+        CHECK(highest(no_numbers) == static_cast<terse::index>(n) - 1);
     }
 }
