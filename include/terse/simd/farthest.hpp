@@ -84,15 +84,16 @@ template <class Arch = default_arch>
 template <class Arch, int M, class T>
 [[nodiscard, gnu::flatten]] std::array<float, M> products(T const* x, std::array<T const*, M> const& rows,
                                                           index dim) noexcept {
+    constexpr int each = lanes<Arch> == 16 ? 4 : 2;  // sums of a product, so that four rows' fit the registers
     constexpr index width = lanes<Arch>;
-    std::array<std::array<floats<Arch>, 2>, M> sums;
+    std::array<std::array<floats<Arch>, each>, M> sums;
     unroll<M>([&](auto m) { sums[m].fill(floats<Arch>(0.0F)); });
     index i = 0;
-    for (index const end = dim - dim % (2 * width); i < end; i += 2 * width) {
-        auto const low = load<Arch>(x + i), high = load<Arch>(x + i + width);
-        unroll<M>([&](auto m) {
-            sums[m][0] = fma<Arch>(low, load<Arch>(rows[m] + i), sums[m][0]);
-            sums[m][1] = fma<Arch>(high, load<Arch>(rows[m] + i + width), sums[m][1]);
+    for (; dim - i >= each * width; i += each * width) {
+        unroll<each>([&](auto part) {
+            index const at = i + part * width;
+            auto const value = load<Arch>(x + at);
+            unroll<M>([&](auto m) { sums[m][part] = fma<Arch>(value, load<Arch>(rows[m] + at), sums[m][part]); });
         });
     }
     for (; i < dim; i += width) {
@@ -104,7 +105,11 @@ template <class Arch, int M, class T>
         unroll<M>([&](auto m) { sums[m][0] = fma<Arch>(last, read(rows[m] + i), sums[m][0]); });
     }
     std::array<float, M> totals;
-    unroll<M>([&](auto m) { totals[m] = sum_lanes<Arch>(sums[m][0] + sums[m][1]); });
+    unroll<M>([&](auto m) {
+        for (std::size_t half = each / 2; half > 0; half /= 2)
+            for (std::size_t part = 0; part < half; ++part) sums[m][part] += sums[m][part + half];
+        totals[m] = sum_lanes<Arch>(sums[m][0]);
+    });
     return totals;
 }
 

@@ -96,11 +96,15 @@ TEMPLATE_LIST_TEST_CASE("farthest rows, found by bounds, are those found plainly
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
     index const v = simd::lanes<Arch>, block = simd::farthest_block;
-    for (index const count : {index{1}, index{2}, v, block - 1, block, block + 1, 2 * block + 9})
+    for (index const count : {index{1}, index{2}, index{3}, v, block - 1, block, block + 1, 2 * block + 9})
         for (index const dim : {index{2}, v, 2 * v + 1})
             check_picks<Arch>(samples::rows<T>(count, dim, 1, 2, 1), count, dim, count / 3);
-    for (index const dim : {v - 1, v + 1, 2 * v, 4 * v + 3, index{67}})
-        check_picks<Arch>(samples::rows<T>(block + 5, dim, 2), block + 5, dim, 0);
+    for (index const dim : samples::lengths<Arch>())
+        for (index const offset : {0, 3})
+            check_picks<Arch>(samples::rows<T>(block + 5, dim, 2, 0, offset), block + 5, dim, 0);
+    samples::rows<T> const none(0, v, 1);
+    selection<Arch, decltype(none.view())> empty(0, none.view(), v);
+    CHECK(empty.settle(1) == -1);
 }
 
 TEMPLATE_LIST_TEST_CASE("farthest rows: copies, zeros and rows that are not finite", "[simd]", kernels) {
