@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <vector>
 
 #include <Eigen/Core>
 
@@ -49,12 +51,41 @@ struct by_lines {
     }
 };
 
+/// The same as a plain loop over rows for every earlier step, which compilers vectorise.
+struct by_loops {
+    std::vector<float> gains{}, e{}, left{};
+
+    void operator()(matrix const& kernel, std::span<token> picked) {
+        auto const n = static_cast<std::size_t>(kernel.rows());
+        gains.resize(n), e.resize(n), left.resize(picked.size() * n);
+        for (std::size_t i = 0; i < n; ++i) gains[i] = kernel.data()[i * n + i];
+        for (std::size_t step = 0; step < picked.size(); ++step) {
+            auto const pick = static_cast<std::size_t>(std::max_element(gains.begin(), gains.end()) - gains.begin());
+            picked[step] = static_cast<token>(pick);
+            std::copy_n(kernel.data() + pick * n, n, e.begin());
+            for (std::size_t earlier = 0; earlier < step; ++earlier) {
+                float const* const row = left.data() + earlier * n;
+                float const factor = row[pick];
+                for (std::size_t i = 0; i < n; ++i) e[i] -= factor * row[i];
+            }
+            float const scale = 1 / std::sqrt(gains[pick]);
+            for (std::size_t i = 0; i < n; ++i) {
+                e[i] *= scale;
+                left[step * n + i] = e[i];
+                gains[i] -= e[i] * e[i];
+            }
+            gains[pick] = -std::numeric_limits<float>::infinity();
+        }
+    }
+};
+
 contest dpp(index rows, index keep) {
     struct state {
         std::vector<matrix> kernels;
         std::vector<token> picked;
         arena memory;
         by_lines eigen;
+        by_loops loops;
     };
     auto const s = std::make_shared<state>();
     for (unsigned seed = 0; seed < 3; ++seed) s->kernels.push_back(kernel_of(rows, 256, seed));
@@ -70,11 +101,14 @@ contest dpp(index rows, index keep) {
                                 static_cast<void>(select::dpp(view(s->kernels[input]), s->picked, s->memory));
                             }});
     c.candidates.push_back({eigen_name(), [s](std::size_t input) { s->eigen(s->kernels[input], s->picked); }});
+    c.candidates.push_back({"vectorised loop", [s](std::size_t input) { s->loops(s->kernels[input], s->picked); }});
     for (std::size_t input = 0; input < c.inputs; ++input) {
         c.candidates[0].run(input);
         auto const ours = s->picked;
-        c.candidates[1].run(input);
-        c.agree = c.agree && ours == s->picked;
+        for (std::size_t peer = 1; peer < c.candidates.size(); ++peer) {
+            c.candidates[peer].run(input);
+            c.agree = c.agree && ours == s->picked;
+        }
     }
     return c;
 }

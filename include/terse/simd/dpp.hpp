@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <span>
+#include <type_traits>
 
 #include <terse/simd/batch.hpp>
 #include <terse/simd/top_k.hpp>
@@ -46,16 +48,24 @@ struct dpp_state {
 /// @param value  callable index -> float
 template <class Arch = default_arch, class Value>
 void dpp_start(dpp_state const& s, Value value) noexcept {
-    for (std::size_t i = 0; i < s.gain.size(); ++i) {
-        float const x = static_cast<index>(i) < s.count ? value(static_cast<index>(i)) : 0.0F;
-        bool const usable = is_finite(x) && x > 0;
-        s.gain[i] = usable ? x : dpp_no_gain;
-        s.least[i] = usable ? dpp_least_share * x : 0.0F;
+    for (index i = 0; i < s.count; ++i) s.gain[static_cast<std::size_t>(i)] = value(i);
+    std::fill(s.gain.begin() + s.count, s.gain.end(), 0.0F);
+    using batch = floats<Arch>;
+    batch const none(dpp_no_gain), zero(0.0F);
+    float *gain = s.gain.data(), *least = s.least.data();
+    for (float& highest_of_strip : s.highest) {
+        batch highest = none;
+        for (index i = 0; i < dpp_strip<Arch>; i += lanes<Arch>, gain += lanes<Arch>, least += lanes<Arch>) {
+            auto const x = batch::load_aligned(gain);
+            auto const bits = std::bit_cast<ints<Arch>>(x);  // of what is finite and positive, in every build
+            auto const usable = xsimd::bool_cast((bits > ints<Arch>(0)) & (bits < ints<Arch>(0x7F80'0000)));
+            auto const kept = xsimd::select(usable, x, none);
+            kept.store_aligned(gain);
+            xsimd::select(usable, x * batch(dpp_least_share), zero).store_aligned(least);
+            highest = max_number<Arch>(kept, highest);
+        }
+        highest_of_strip = max_lane<Arch>(highest);
     }
-    constexpr auto strip = static_cast<std::size_t>(dpp_strip<Arch>);
-    for (std::size_t i = 0; i < s.highest.size(); ++i)
-        s.highest[i] = *std::max_element(s.gain.begin() + static_cast<index>(i * strip),
-                                         s.gain.begin() + static_cast<index>((i + 1) * strip));
 }
 
 /// The row of highest gain, the lowest of equals; -1 when no row has any.
@@ -90,34 +100,41 @@ template <class Arch = default_arch>
     constexpr index width = lanes<Arch>, strip = dpp_strip<Arch>;
     index const step = std::ssize(factors);
     batch const inverse_root(1 / std::sqrt(gain)), none(dpp_no_gain);
-    for (index at = begin; at < end; ++at) {
-        index const first = at * strip, rest = s.count - first;
-        std::array<batch, 8> e;
-        if (rest >= strip) {
-            unroll<8>([&](auto v) { e[v] = batch::load_unaligned(kernel + first + v * width); });
-        } else {
-            std::array<float, static_cast<std::size_t>(strip)> values{};
-            std::copy_n(kernel + first, rest, values.begin());
-            unroll<8>([&](auto v) { e[v] = batch::load_unaligned(values.data() + v * width); });
-        }
+    auto const take = [&]<int Registers>(std::integral_constant<int, Registers>, index at, auto const& read) noexcept {
+        index const first = at * strip;
+        std::array<batch, Registers> e;
+        unroll<Registers>([&](auto v) { e[v] = read(first + v * width); });
         float* left = s.left.data() + first * s.steps;
         for (float const factor : factors) {
             batch const f(factor);
-            unroll<8>([&](auto v) { e[v] = fma<Arch>(f, batch::load_aligned(left + v * width), e[v]); });
+            unroll<Registers>([&](auto v) { e[v] = fma<Arch>(f, batch::load_aligned(left + v * width), e[v]); });
             left += strip;
         }
         batch highest = none;
-        unroll<8>([&](auto v) {
+        unroll<Registers>([&](auto v) {
             e[v] *= inverse_root;
             if (step < s.steps) e[v].store_aligned(left + v * width);
             float* const gains = s.gain.data() + first + v * width;
-            auto const now = fma<Arch>(-e[v], e[v], batch::load_aligned(gains));
+            auto const now = fnma<Arch>(e[v], e[v], batch::load_aligned(gains));
             auto const kept = xsimd::select(now > batch::load_aligned(s.least.data() + first + v * width), now, none);
             kept.store_aligned(gains);
             highest = max_number<Arch>(kept, highest);
         });
         s.highest[static_cast<std::size_t>(at)] = max_lane<Arch>(highest);
+    };
+    index const whole = std::min(end, s.count / strip);
+    for (index at = begin; at < whole; ++at) {
+        take(std::integral_constant<int, 8>{}, at, [kernel](index i) noexcept { return load<Arch>(kernel + i); });
     }
+    if (end <= whole) return;
+    auto const careful = [&](index i) noexcept {
+        index const rest = s.count - i;
+        return rest >= width ? load<Arch>(kernel + i) : load_partial<Arch>(kernel + i, std::max<index>(rest, 0));
+    };
+    if (s.count - whole * strip <= strip / 2)
+        take(std::integral_constant<int, 4>{}, whole, careful);
+    else
+        take(std::integral_constant<int, 8>{}, whole, careful);
 }
 
 }  // namespace terse::simd

@@ -50,7 +50,9 @@ std::vector<float> random_kernel(index count, index dim, unsigned seed) {
 TEMPLATE_LIST_TEST_CASE("steps of greedy determinants agree with plain loops", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     index const strip = simd::dpp_strip<Arch>;
-    for (index const count : {index{1}, index{3}, strip - 1, strip, strip + 1, 3 * strip + 5}) {
+    index const v = simd::lanes<Arch>;
+    for (index const count : {index{1}, index{3}, v - 1, v, v + 1, 3 * v, strip / 2, strip / 2 + 1, strip - 1, strip,
+                              strip + 2, 3 * strip + 5}) {
         CAPTURE(count);
         index const steps = std::min<index>(count, 9);
         auto const kernel = random_kernel(count, 80, 3);
