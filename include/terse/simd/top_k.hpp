@@ -37,7 +37,8 @@ template <class Arch>
     }
     auto const magnitude = bits & ints<Arch>(0x7FFF'FFFF);
     ints<Arch> const zero(0), lowest(lowest_rank);
-    auto const negative = bits<zero, unordered = magnitude> ints<Arch>(0x7F80'0000);
+    auto const negative = bits < zero;
+    auto const unordered = magnitude > ints<Arch>(0x7F80'0000);
 #if defined(__AVX512F__)
     if constexpr (ints<Arch>::size == 16) {
         auto const ordered = _mm512_mask_sub_epi32(magnitude, negative.data, zero, magnitude);
