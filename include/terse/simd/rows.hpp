@@ -48,20 +48,21 @@ template <class Arch = default_arch, class T>
     index const size = count * static_cast<index>(sizeof(T));
     auto const* const in = reinterpret_cast<std::uint8_t const*>(from);
     auto* const out = reinterpret_cast<std::uint8_t*>(to);
+    // As many registers from `begin` on as before `end`, which may overlap.
+    auto const move = [=](auto registers, index begin, index end) noexcept {
+        std::array<bytes, registers> first, last;
+        unroll<registers>([&](auto v) { first[v] = bytes::load_unaligned(in + begin + v * width); });
+        unroll<registers>([&](auto v) { last[v] = bytes::load_unaligned(in + end - (v + 1) * width); });
+        unroll<registers>([&](auto v) { first[v].store_unaligned(out + begin + v * width); });
+        unroll<registers>([&](auto v) { last[v].store_unaligned(out + end - (v + 1) * width); });
+    };
     if (size < width) return copy_short(in, out, size);
     index i = 0;
-    auto const move = [&](auto registers) noexcept {
-        constexpr index block = registers * width;
-        for (index const whole = size - (size - i) % block; i < whole; i += block) {
-            std::array<bytes, registers> x;
-            unroll<registers>([&](auto v) { x[v] = bytes::load_unaligned(in + i + v * width); });
-            unroll<registers>([&](auto v) { x[v].store_unaligned(out + i + v * width); });
-        }
-    };
-    move(std::integral_constant<int, 8>{});
-    move(std::integral_constant<int, 4>{});
-    move(std::integral_constant<int, 1>{});
-    if (i < size) bytes::load_unaligned(in + size - width).store_unaligned(out + size - width);
+    for (; size - i > 8 * width; i += 8 * width) move(std::integral_constant<int, 4>{}, i, i + 8 * width);
+    if (size - i > 4 * width) return move(std::integral_constant<int, 4>{}, i, size);
+    if (size - i > 2 * width) return move(std::integral_constant<int, 2>{}, i, size);
+    if (size - i > width) return move(std::integral_constant<int, 1>{}, i, size);
+    bytes::load_unaligned(in + size - width).store_unaligned(out + size - width);
 }
 
 /// copy_row out of line: inlined where gcc sees a small buffer, its blocks are taken for accesses beyond it.
@@ -85,22 +86,43 @@ template <class T>
 #endif
 }
 
-/// `copy_row` around the caches, for a destination that is not read soon. Registers of 16 bytes: the line is put
-/// together from them at no cost, and more destinations are aligned to them.
+/// `copy_row` around the caches, for a destination that is not read soon: in the widest registers that it is aligned
+/// to, since of narrower ones a line leaves in parts when memory is busy.
 /// @pre can_stream; end_stream() after the last row
-template <class T>
-void stream_row([[maybe_unused]] T const* from, [[maybe_unused]] T* to, [[maybe_unused]] index count) noexcept {
+template <class Arch, class T>
+[[gnu::flatten]] void stream_row([[maybe_unused]] T const* from, [[maybe_unused]] T* to,
+                                 [[maybe_unused]] index count) noexcept {
 #ifdef __SSE2__
-    auto const* const in = reinterpret_cast<__m128i const*>(from);
-    auto* const out = reinterpret_cast<__m128i*>(to);
-    index const size = count * static_cast<index>(sizeof(T)) / 16;
+    auto const* const in = reinterpret_cast<std::uint8_t const*>(from);
+    auto* const out = reinterpret_cast<std::uint8_t*>(to);
+    index const size = count * static_cast<index>(sizeof(T));
+    auto const store = [](auto const& x, std::uint8_t* place) noexcept {
+        constexpr std::size_t width = std::remove_cvref_t<decltype(x)>::size;
+        if constexpr (width == 16) _mm_stream_si128(reinterpret_cast<__m128i*>(place), x);
+#ifdef __AVX__
+        if constexpr (width == 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(place), x);
+#endif
+#ifdef __AVX512F__
+        if constexpr (width == 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(place), x);
+#endif
+    };
     index i = 0;
-    for (index const whole = size - size % 8; i < whole; i += 8) {
-        __m128i x[8];  // std::array would drop its alignment
-        unroll<8>([&](auto v) { x[v] = _mm_loadu_si128(in + i + v); });
-        unroll<8>([&](auto v) { _mm_stream_si128(out + i + v, x[v]); });
+    auto const move = [&]<class Register>(Register, auto registers) noexcept {
+        constexpr auto width = static_cast<index>(Register::size);
+        for (; size - i >= registers * width; i += registers * width) {
+            std::array<Register, registers> x;
+            unroll<registers>([&](auto v) { x[v] = Register::load_unaligned(in + i + v * width); });
+            unroll<registers>([&](auto v) { store(x[v], out + i + v * width); });
+        }
+    };
+    using bytes = xsimd::batch<std::uint8_t, Arch>;
+    if (reinterpret_cast<std::uintptr_t>(out) % bytes::size == 0) {
+        move(bytes{}, std::integral_constant<int, 8>{});
+        move(bytes{}, std::integral_constant<int, 1>{});
     }
-    for (; i < size; ++i) _mm_stream_si128(out + i, _mm_loadu_si128(in + i));
+    using narrow = xsimd::batch<std::uint8_t, xsimd::sse2>;
+    move(narrow{}, std::integral_constant<int, 8>{});
+    move(narrow{}, std::integral_constant<int, 1>{});
 #endif
 }
 
@@ -116,10 +138,13 @@ template <class T>
     return {reinterpret_cast<std::uint8_t const*>(row), static_cast<std::size_t>(count) * sizeof(T)};
 }
 
-/// Asks for the cache lines of a row's start ahead of its use. Always inlined: gcc takes a function that only prefetches
-/// for one that does nothing, and leaves its calls out.
-[[gnu::always_inline]] inline void prefetch_bytes(std::span<std::uint8_t const> row) noexcept {
-    for (std::size_t i = 0; i < std::min<std::size_t>(row.size(), 1024); i += 64) __builtin_prefetch(row.data() + i);
+/// Asks for the cache lines of a row's start ahead of its use, or for one each `step` bytes; `Locality` as in
+/// __builtin_prefetch. Always inlined: gcc takes a function that only prefetches for one that does nothing, and leaves
+/// its calls out.
+template <int Locality = 3>
+[[gnu::always_inline]] inline void prefetch_bytes(std::span<std::uint8_t const> row, std::size_t step = 64) noexcept {
+    for (std::size_t i = 0; i < std::min<std::size_t>(row.size(), 1024); i += step)
+        __builtin_prefetch(row.data() + i, 0, Locality);
 }
 
 template <class T>
@@ -130,60 +155,108 @@ template <class T>
 /// Floats that stay in a core's second-level cache.
 inline constexpr index near_floats = index{1} << 17;
 
-/// How many rows ahead the kernels below ask for.
+/// How many rows ahead the kernels that compute with them ask for.
 inline constexpr index rows_ahead = 8;
 
-/// Row i of `to` becomes row sources[i] of `from`; strides in elements. Above `stream_bytes` the rows are written
-/// around the caches.
-/// @pre the two do not overlap
-template <class Arch = default_arch, class T>
-[[gnu::flatten]] void gather_rows(T const* from, index from_stride, std::span<token const> sources, T* to,
-                                  index to_stride, index dim) noexcept {
-    index const count = std::ssize(sources);
-    auto const for_rows = [&](auto copy) noexcept {
+/// How many rows ahead of their turn rows of `size` bytes that move are asked for. Of short ones several share a line:
+/// the processor sees where they go.
+[[nodiscard]] constexpr index moved_rows_ahead(index size) noexcept {
+    constexpr index bytes = index{8} << 10;
+    return size < 64 ? max_tokens : bytes / size + 1;
+}
+
+/// How rows of `size` bytes move within the caches: what asks for one, and what copies it. In the second cache each
+/// request costs about a load, and beyond it the processor brings the lines beside: a few a row do.
+template <class Arch, class Size, class Move>
+[[gnu::always_inline]] inline void with_copies(Size size, Move const& move) noexcept {
+    move([size](std::uint8_t const* row) noexcept { prefetch_bytes(bytes_of(row, size), 256); },
+         [size](std::uint8_t const* from, std::uint8_t* to) noexcept { copy_row<Arch>(from, to, size); });
+}
+
+/// The same around them: all of a row is asked for, and not for the further caches, since it is read once.
+/// @pre can_stream
+template <class Arch, class Size, class Move>
+[[gnu::always_inline]] inline void with_streams(Size size, Move const& move) noexcept {
+    move([size](std::uint8_t const* row) noexcept { prefetch_bytes<0>(bytes_of(row, size)); },
+         [size](std::uint8_t const* from, std::uint8_t* to) noexcept { stream_row<Arch>(from, to, size); });
+    end_stream();
+}
+
+/// gather_rows of rows of `size` bytes, a constant or not.
+template <class Arch, class Size>
+[[gnu::flatten]] void gather_bytes(std::uint8_t const* from, index from_stride, std::span<token const> sources,
+                                   std::uint8_t* to, index to_stride, Size size) noexcept {
+    index const count = std::ssize(sources), ahead = moved_rows_ahead(size);
+    token const* const source = sources.data();
+    auto const move_rows = [&](auto prefetch, auto copy) noexcept {
         for (index i = 0; i < count; ++i) {
-            if (i + rows_ahead < count) prefetch_row(from + sources.data()[i + rows_ahead] * from_stride, dim);
-            copy(from + sources.data()[i] * from_stride, to + i * to_stride);
+            if (i + ahead < count) prefetch(from + source[i + ahead] * from_stride);
+            copy(from + source[i] * from_stride, to + i * to_stride);
         }
     };
-    if (count * dim * static_cast<index>(sizeof(T)) > stream_bytes && can_stream(to, to_stride, dim)) {
-        for_rows([dim](T const* source, T* target) noexcept { stream_row(source, target, dim); });
-        end_stream();
-    } else {
-        for_rows([dim](T const* source, T* target) noexcept { copy_row<Arch>(source, target, dim); });
-    }
+    if (count * size > stream_bytes && can_stream(to, to_stride, size))
+        with_streams<Arch>(size, move_rows);
+    else
+        with_copies<Arch>(size, move_rows);
 }
 
 /// compact_rows of rows of `size` bytes, a constant or not.
 template <class Arch, class Size>
 [[gnu::flatten]] void compact_bytes(std::uint8_t* rows, index stride, std::span<token const> sources,
                                     Size size) noexcept {
-    index const count = std::ssize(sources);
+    index const count = std::ssize(sources), ahead = moved_rows_ahead(size);
     token const* const source = sources.data();
-    index const far = can_stream(rows, stride, size) ? stream_bytes / std::max<index>(stride, 1) : max_tokens;
-    bool streamed = false;
     index i = 0;
     while (i < count && source[i] == i) ++i;
-    while (i < count) {
-        index run = 1;
-        if (stride == size)
-            while (i + run + 7 <= count && source[i + run + 6] - source[i] == run + 6) run += 7;
-        if (run > 1) {
-            std::memmove(rows + i * size, rows + source[i] * size, static_cast<std::size_t>(run * size));
-        } else {
-            // Of shorter rows several share a line: the processor sees where they go.
-            if (size >= 64 && i + rows_ahead < count) prefetch_row(rows + source[i + rows_ahead] * stride, size);
-            std::uint8_t const* const from = rows + source[i] * stride;
-            if (source[i] - i > far) {
-                stream_row(from, rows + i * stride, size);
-                streamed = true;
+    // No row moves by less than the one before it.
+    index most = can_stream(rows, stride, size) ? stream_bytes / std::max<index>(stride, 1) : max_tokens;
+    auto const move_rows = [&](auto prefetch, auto copy) noexcept {
+        while (i < count && source[i] - i <= most) {
+            index run = 1;
+            if (stride == size)
+                while (i + run + 7 <= count && source[i + run + 6] - source[i] == run + 6) run += 7;
+            if (run > 1) {
+                std::memmove(rows + i * size, rows + source[i] * size, static_cast<std::size_t>(run * size));
             } else {
-                copy_row<Arch>(from, rows + i * stride, size);
+                if (i + ahead < count) prefetch(rows + source[i + ahead] * stride);
+                copy(rows + source[i] * stride, rows + i * stride);
             }
+            i += run;
         }
-        i += run;
+    };
+    with_copies<Arch>(size, move_rows);
+    if (i == count) return;
+    most = max_tokens;
+    with_streams<Arch>(size, move_rows);
+}
+
+/// Calls body(size) with a constant where it is a common one: in a cache a loop over a row's registers shows.
+template <class Body>
+void with_row_size(index size, Body const& body) noexcept {
+    switch (size) {
+        case 128:
+            return body(std::integral_constant<index, 128>{});
+        case 256:
+            return body(std::integral_constant<index, 256>{});
+        case 512:
+            return body(std::integral_constant<index, 512>{});
+        default:
+            return body(size);
     }
-    if (streamed) end_stream();
+}
+
+/// Row i of `to` becomes row sources[i] of `from`; strides in elements. Above `stream_bytes` the rows are written
+/// around the caches.
+/// @pre the two do not overlap
+template <class Arch = default_arch, class T>
+void gather_rows(T const* from, index from_stride, std::span<token const> sources, T* to, index to_stride,
+                 index dim) noexcept {
+    static_assert(std::is_trivially_copyable_v<T>);
+    constexpr auto bytes = static_cast<index>(sizeof(T));
+    with_row_size(dim * bytes, [=](auto size) noexcept {
+        gather_bytes<Arch>(reinterpret_cast<std::uint8_t const*>(from), from_stride * bytes, sources,
+                           reinterpret_cast<std::uint8_t*>(to), to_stride * bytes, size);
+    });
 }
 
 /// Row i becomes row sources[i], in place; long runs of packed rows move at once. Rows that come from further than
@@ -192,21 +265,15 @@ template <class Arch, class Size>
 template <class Arch = default_arch, class T>
 void compact_rows(T* rows, index stride, std::span<token const> sources, index dim) noexcept {
     static_assert(std::is_trivially_copyable_v<T>);
-    constexpr auto size = static_cast<index>(sizeof(T));
-    auto* const bytes = reinterpret_cast<std::uint8_t*>(rows);
-    // In a cache a loop over a row's registers shows, and of rows of one word (codes' scales) all else.
-    switch (dim * size) {
-        case 8:
-            for (std::size_t i = 0; i < sources.size(); ++i)
-                std::memmove(rows + static_cast<index>(i) * stride, rows + sources[i] * stride, 8);
-            return;
-        case 128:
-            return compact_bytes<Arch>(bytes, stride * size, sources, std::integral_constant<index, 128>{});
-        case 256:
-            return compact_bytes<Arch>(bytes, stride * size, sources, std::integral_constant<index, 256>{});
-        default:
-            return compact_bytes<Arch>(bytes, stride * size, sources, dim * size);
+    constexpr auto bytes = static_cast<index>(sizeof(T));
+    if (dim * bytes == 8) {  // codes' scales: all else shows beside one word
+        for (std::size_t i = 0; i < sources.size(); ++i)
+            std::memmove(rows + static_cast<index>(i) * stride, rows + sources[i] * stride, 8);
+        return;
     }
+    with_row_size(dim * bytes, [=](auto size) noexcept {
+        compact_bytes<Arch>(reinterpret_cast<std::uint8_t*>(rows), stride * bytes, sources, size);
+    });
 }
 
 /// Calls body(registers, first) for blocks of 8, 4 or 1 registers that cover [0, dim), the last one overlapping the one

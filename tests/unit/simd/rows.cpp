@@ -4,8 +4,10 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <type_traits>
 #include <vector>
 
+#include <Eigen/Core>
 #include <catch2/catch.hpp>
 
 #include <terse/simd/rows.hpp>
@@ -45,8 +47,15 @@ std::vector<float> floats(std::vector<T> const& x) {
 }
 
 // Around every width there is, in bytes and in floats.
-std::vector<terse::index> const dims{0,  1,  2,  3,  4,  5,  7,  8,   9,   15,  16,  17,
-                                     31, 32, 33, 63, 64, 65, 80, 100, 127, 128, 130, 257};
+std::vector<terse::index> const dims{0,  1,  2,  3,  4,  5,  7,  8,   9,   15,  16,  17,  24,  31,  32,
+                                     33, 48, 63, 64, 65, 80, 96, 100, 127, 128, 130, 192, 256, 257, 512};
+
+/// Calls check with this build's architecture, and with the smallest one.
+template <class Check>
+void on_each(Check const& check) {
+    check(simd::default_arch{});
+    if constexpr (!std::is_same_v<simd::default_arch, terse::test::samples::base>) check(terse::test::samples::base{});
+}
 
 }  // namespace
 
@@ -59,20 +68,23 @@ TEMPLATE_TEST_CASE("rows move like plain loops", "[simd][rows]", float, terse::h
             auto const in = noise<TestType>(rows * stride + 1);
             std::vector<token> shuffled = ascending(0.6, 5);
             std::shuffle(shuffled.begin(), shuffled.end(), std::mt19937(7));
-            std::vector<TestType> expected(in.size(), TestType(7)), out = expected;
+            std::vector<TestType> expected(in.size(), TestType(7));
             simd::scalar::gather_rows(in.data() + 1, stride, shuffled, expected.data(), stride, dim);
-            simd::gather_rows(in.data() + 1, stride, shuffled, out.data(), stride, dim);
-            CHECK(floats(out) == floats(expected));
-            simd::gather_rows<terse::test::samples::base>(in.data() + 1, stride, shuffled, out.data(), stride, dim);
-            CHECK(floats(out) == floats(expected));
-
+            on_each([&]<class Arch>(Arch) {
+                std::vector<TestType> out(in.size(), TestType(7));
+                simd::gather_rows<Arch>(in.data() + 1, stride, shuffled, out.data(), stride, dim);
+                CHECK(floats(out) == floats(expected));
+            });
             for (double const keep : {0.0, 0.1, 0.5, 0.9, 0.97, 1.0}) {
                 CAPTURE(keep);
                 auto const sources = ascending(keep, 11);
-                auto moved = in, reference = in;
+                auto reference = in;
                 simd::scalar::compact_rows(reference.data() + 1, stride, sources, dim);
-                simd::compact_rows(moved.data() + 1, stride, sources, dim);
-                CHECK(floats(moved) == floats(reference));
+                on_each([&]<class Arch>(Arch) {
+                    auto moved = in;
+                    simd::compact_rows<Arch>(moved.data() + 1, stride, sources, dim);
+                    CHECK(floats(moved) == floats(reference));
+                });
             }
         }
     }
@@ -108,27 +120,34 @@ TEMPLATE_TEST_CASE("a lone row of weight one keeps its bits", "[simd][rows]", fl
 
 TEMPLATE_TEST_CASE("rows beyond the caches move like plain loops", "[simd][rows]", float, std::int8_t) {
     constexpr auto size = static_cast<terse::index>(sizeof(TestType));
-    for (terse::index const bytes : {496, 640, 644}) {
+    using values = std::vector<TestType, Eigen::aligned_allocator<TestType>>;
+    struct shape {
+        terse::index bytes, stride;
+    };
+    for (auto const [bytes, stride_bytes] : {shape{80, 80}, {256, 320}, {496, 528}, {512, 512}, {644, 672}}) {
         terse::index const dim = bytes / size, count = 2 * simd::stream_bytes / bytes + 10,
-                           stride = (bytes / 16 + 2) * 16 / size;
-        std::vector<TestType> in(static_cast<std::size_t>(count * stride + 16));
+                           stride = stride_bytes / size;
+        values in(static_cast<std::size_t>(count * stride + 16));
         for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<TestType>(i * i % 251 % 127);
         std::vector<token> sources;
         for (token i = 3; i < count; ++i)
             if (i % 2 == 0 || i % 23 == 0) sources.push_back(i);
-        // At and off the alignment that streaming needs.
-        for (terse::index const offset : {0, 1}) {
-            CAPTURE(bytes, offset);
-            std::vector<TestType> expected(in.size(), TestType(7)), out = expected;
+        // Aligned to a register, to what streaming needs, and to less.
+        for (terse::index const offset : {terse::index{0}, 16 / size, terse::index{1}}) {
+            CAPTURE(bytes, stride, offset);
+            values expected(in.size(), TestType(7)), reference = in;
             simd::scalar::gather_rows(in.data() + 1, stride, sources, expected.data() + offset, stride, dim);
-            simd::gather_rows(in.data() + 1, stride, sources, out.data() + offset, stride, dim);
-            bool const gathered = out == expected;
-            CHECK(gathered);
-            auto moved = in, reference = in;
             simd::scalar::compact_rows(reference.data() + offset, stride, sources, dim);
-            simd::compact_rows(moved.data() + offset, stride, sources, dim);
-            bool const compacted = moved == reference;
-            CHECK(compacted);
+            on_each([&]<class Arch>(Arch) {
+                values out(in.size(), TestType(7));
+                simd::gather_rows<Arch>(in.data() + 1, stride, sources, out.data() + offset, stride, dim);
+                bool const gathered = out == expected;
+                CHECK(gathered);
+                auto moved = in;
+                simd::compact_rows<Arch>(moved.data() + offset, stride, sources, dim);
+                bool const compacted = moved == reference;
+                CHECK(compacted);
+            });
         }
     }
     TestType none{};
@@ -171,7 +190,7 @@ TEMPLATE_TEST_CASE("sums and maxima of rows agree with plain loops", "[simd][row
                 }
                 return true;
             };
-            auto const check = [&]<class Arch>(Arch) {
+            on_each([&]<class Arch>(Arch) {
                 for (auto const& w : {weights, std::vector<float>{}}) {
                     for (float const divisor : {1.0F, 3.0F}) {
                         std::vector<TestType> expected(size, TestType(7)), out = expected;
@@ -184,9 +203,28 @@ TEMPLATE_TEST_CASE("sums and maxima of rows agree with plain loops", "[simd][row
                 simd::scalar::max_rows(in.data(), stride, sources, expected.data(), dim);
                 simd::max_rows<Arch>(in.data(), stride, sources, out.data(), dim);
                 CHECK(floats(out) == floats(expected));
-            };
-            check(simd::default_arch{});
-            check(terse::test::samples::base{});
+            });
+        }
+    }
+}
+
+TEMPLATE_TEST_CASE("a maximum with a NaN is NaN, wherever it stands", "[simd][rows]", float, terse::half,
+                   terse::bfloat16) {
+    constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+    for (terse::index const dim : {1, 3, 4, 16, 37, 150}) {
+        for (terse::index const row : {0, 1, 2}) {
+            for (terse::index const channel : {terse::index{0}, dim / 2, dim - 1}) {
+                CAPTURE(dim, row, channel);
+                auto in = noise<TestType>(3 * dim);
+                in[static_cast<std::size_t>(row * dim + channel)] = static_cast<TestType>(nan);
+                std::vector<token> const sources{0, 1, 2};
+                on_each([&]<class Arch>(Arch) {
+                    std::vector<TestType> out(static_cast<std::size_t>(dim));
+                    simd::max_rows<Arch>(in.data(), dim, sources, out.data(), dim);
+                    for (terse::index c = 0; c < dim; ++c)
+                        CHECK(simd::is_nan(static_cast<float>(out[static_cast<std::size_t>(c)])) == (c == channel));
+                });
+            }
         }
     }
 }
