@@ -96,33 +96,37 @@ template <class Arch, class T>
     auto const* const in = reinterpret_cast<std::uint8_t const*>(from);
     auto* const out = reinterpret_cast<std::uint8_t*>(to);
     index const size = count * static_cast<index>(sizeof(T));
-    auto const store = [](auto const& x, std::uint8_t* place) noexcept {
-        constexpr std::size_t width = std::remove_cvref_t<decltype(x)>::size;
-        if constexpr (width == 16) _mm_stream_si128(reinterpret_cast<__m128i*>(place), x);
-#ifdef __AVX__
-        if constexpr (width == 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(place), x);
-#endif
-#ifdef __AVX512F__
-        if constexpr (width == 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(place), x);
-#endif
-    };
     index i = 0;
-    auto const move = [&]<class Register>(Register, auto registers) noexcept {
-        constexpr auto width = static_cast<index>(Register::size);
-        for (; size - i >= registers * width; i += registers * width) {
-            std::array<Register, registers> x;
-            unroll<registers>([&](auto v) { x[v] = Register::load_unaligned(in + i + v * width); });
-            unroll<registers>([&](auto v) { store(x[v], out + i + v * width); });
-        }
+    auto const move = [&](auto width, auto load, auto store) noexcept {
+        auto const move_blocks = [&](auto registers) noexcept {
+            for (; size - i >= registers * width; i += registers * width) {
+                decltype(load(in)) x[registers];  // std::array would drop its alignment
+                unroll<registers>([&](auto v) { x[v] = load(in + i + v * width); });
+                unroll<registers>([&](auto v) { store(x[v], out + i + v * width); });
+            }
+        };
+        move_blocks(std::integral_constant<int, 8>{});
+        move_blocks(std::integral_constant<int, 1>{});
     };
     using bytes = xsimd::batch<std::uint8_t, Arch>;
-    if (reinterpret_cast<std::uintptr_t>(out) % bytes::size == 0) {
-        move(bytes{}, std::integral_constant<int, 8>{});
-        move(bytes{}, std::integral_constant<int, 1>{});
-    }
-    using narrow = xsimd::batch<std::uint8_t, xsimd::sse2>;
-    move(narrow{}, std::integral_constant<int, 8>{});
-    move(narrow{}, std::integral_constant<int, 1>{});
+    constexpr auto wide = static_cast<index>(bytes::size);
+    if (wide > 16 && reinterpret_cast<std::uintptr_t>(out) % bytes::size == 0)
+        move(
+            std::integral_constant<index, wide>{},
+            [](std::uint8_t const* place) noexcept { return bytes::load_unaligned(place); },
+            []([[maybe_unused]] bytes const& x, [[maybe_unused]] std::uint8_t* place) noexcept {
+#ifdef __AVX__
+                if constexpr (wide == 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(place), x);
+#endif
+#ifdef __AVX512F__
+                if constexpr (wide == 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(place), x);
+#endif
+            });
+    // Named by their instructions: another translation unit may have these batches, for another instruction set.
+    move(
+        std::integral_constant<index, 16>{},
+        [](std::uint8_t const* place) noexcept { return _mm_loadu_si128(reinterpret_cast<__m128i const*>(place)); },
+        [](__m128i x, std::uint8_t* place) noexcept { _mm_stream_si128(reinterpret_cast<__m128i*>(place), x); });
 #endif
 }
 
