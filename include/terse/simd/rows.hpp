@@ -52,9 +52,9 @@ template <class Arch = default_arch, class T>
     auto const move = [=](auto registers, index begin, index end) noexcept {
         std::array<bytes, registers> first, last;
         unroll<registers>([&](auto v) { first[v] = bytes::load_unaligned(in + begin + v * width); });
-        unroll<registers>([&](auto v) { last[v] = bytes::load_unaligned(in + end - (v + 1) * width); });
+        unroll<registers>([&](auto v) { last[v] = bytes::load_unaligned(in + end - (registers - v) * width); });
         unroll<registers>([&](auto v) { first[v].store_unaligned(out + begin + v * width); });
-        unroll<registers>([&](auto v) { last[v].store_unaligned(out + end - (v + 1) * width); });
+        unroll<registers>([&](auto v) { last[v].store_unaligned(out + end - (registers - v) * width); });
     };
     if (size < width) return copy_short(in, out, size);
     index i = 0;
@@ -170,10 +170,10 @@ inline constexpr index rows_ahead = 8;
 }
 
 /// How rows of `size` bytes move within the caches: what asks for one, and what copies it. In the second cache each
-/// request costs about a load, and beyond it the processor brings the lines beside: a few a row do.
+/// request costs about a load; of a long row a few do, since the processor brings the lines beside.
 template <class Arch, class Size, class Move>
 [[gnu::always_inline]] inline void with_copies(Size size, Move const& move) noexcept {
-    move([size](std::uint8_t const* row) noexcept { prefetch_bytes(bytes_of(row, size), 256); },
+    move([size](std::uint8_t const* row) noexcept { prefetch_bytes(bytes_of(row, size), size < 512 ? 64 : 256); },
          [size](std::uint8_t const* from, std::uint8_t* to) noexcept { copy_row<Arch>(from, to, size); });
 }
 
