@@ -7,8 +7,10 @@
 #include <numeric>
 #include <utility>
 
-#include <Eigen/Core>
 #include <benchmark/benchmark.h>
+#ifdef __GLIBC__
+#include <gnu/libc-version.h>
+#endif
 
 #include "machine.hpp"
 #include "results.hpp"
@@ -24,32 +26,30 @@ double median(std::vector<double> values) {
     return *middle;
 }
 
-/// One thing to time again and again: calls enough at a time for the clock to see them.
+/// One thing to time again and again: calls enough at a time to take far longer than reading the clock, a microsecond.
 class timer {
   public:
     timer(std::function<void(std::size_t)> const& run, std::size_t inputs) : run_{&run}, inputs_{inputs} {
-        double once = measure();  // cold
-        if (once >= 0.1) {
-            waiting_ = once;
-            return;
-        }
-        once = std::min(once, measure());
-        calls_ = std::clamp<std::size_t>(static_cast<std::size_t>(20e-6 / once), 1, 1000);
+        measure();  // cold
+        while (measure() * static_cast<double>(calls_) < 200e-6) calls_ *= 2;
     }
-    /// Seconds a call. A first call that took long, and so was not disturbed by being cold, is the first sample.
-    double sample() { return waiting_ > 0 ? std::exchange(waiting_, 0) : measure(); }
+    /// Seconds a call.
+    double measure() {
+        double const start = processor_time();
+        for (std::size_t call = 0; call < calls_; ++call) (*run_)(next_++ % inputs_);
+        return (processor_time() - start) / static_cast<double>(calls_);
+    }
 
   private:
-    double measure() {
-        auto const start = clock::now();
-        for (std::size_t call = 0; call < calls_; ++call) (*run_)(next_++ % inputs_);
-        return std::chrono::duration<double>(clock::now() - start).count() / static_cast<double>(calls_);
-    }
-
     std::function<void(std::size_t)> const* run_;
     std::size_t inputs_, calls_ = 1, next_ = 0;
-    double waiting_ = 0;
 };
+
+/// As many bytes up to the end of a line of the caches.
+std::size_t whole_lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+bool differed = false;
+std::string peers_wanted;
 
 /// All of a contest in shuffled order, round after round; ratios are those within a round, so that they stand when the
 /// clock does not.
@@ -72,7 +72,7 @@ outcome run(contest const& c) {
         if (each > slow && round >= (each > very_slow ? few_if_very_slow : few_if_slow)) break;
         if ((round >= few && spent > too_long) || (round >= 70 && spent > long_enough)) break;
         std::shuffle(order.begin(), order.end(), random);
-        for (std::size_t const i : order) now[i] = timers[i].sample();
+        for (std::size_t const i : order) now[i] = timers[i].measure();
         ours.push_back(now[1]);
         for (std::size_t i = 0; i < now.size(); ++i) slower[i].push_back(now[i] / now[1]);
     }
@@ -90,8 +90,15 @@ void add(subject what, std::function<contest()> make) {
     name += "/" + what.dtype;
     benchmark::RegisterBenchmark(name.c_str(),
                                  [what = std::move(what), make = std::move(make)](benchmark::State& state) {
-                                     contest const c = make();
-                                     if (!c.agree) state.SkipWithError("the answers differ");
+                                     contest c = make();
+                                     if (!c.agree) {
+                                         differed = true;
+                                         state.SkipWithError("the answers differ");
+                                     }
+                                     std::erase_if(c.candidates, [](candidate const& each) {
+                                         return each.name != "terse" &&
+                                                each.name.find(peers_wanted) == std::string::npos;
+                                     });
                                      for (auto _ : state) {
                                          outcome const found = run(c);
                                          state.SetIterationTime(found.seconds);
@@ -105,6 +112,10 @@ void add(subject what, std::function<contest()> make) {
         ->Unit(benchmark::kMicrosecond);
 }
 
+bool disagreed() { return differed; }
+
+void only_peers(std::string const& part) { peers_wanted = part; }
+
 limit fma_limit(double operations) {
     constexpr index steps = 4'000;
     return {"FMA", [](std::size_t) { multiply_add(steps); }, operations / (multiply_add_operations() * steps)};
@@ -112,17 +123,19 @@ limit fma_limit(double operations) {
 
 limit copy_limit(std::size_t bytes, std::size_t inputs) {
     // Aligned: on some processors memcpy is twenty times slower to a destination 16 bytes after its source in a page.
-    using buffer = std::vector<char, Eigen::aligned_allocator<char>>;
-    auto const from = std::make_shared<buffer>(bytes * inputs, 1), to = std::make_shared<buffer>(bytes * inputs);
+    std::size_t const apart = whole_lines(bytes);
+    auto const from = std::make_shared<aligned<char>>(apart * inputs, 1);
+    auto const to = std::make_shared<aligned<char>>(apart * inputs);
     return {"memcpy", [=](std::size_t input) {
-                std::memcpy(to->data() + input * bytes, from->data() + input * bytes, bytes);
+                std::memcpy(to->data() + input * apart, from->data() + input * apart, bytes);
                 keep(*to->data());
             }};
 }
 
 limit read_limit(std::size_t bytes, std::size_t inputs) {
-    auto const from = std::make_shared<std::vector<float>>(bytes / sizeof(float) * inputs, 1.0F);
-    return {"read", [=](std::size_t input) { read_all(from->data() + input * (bytes / sizeof(float)), bytes); }};
+    std::size_t const apart = whole_lines(bytes) / sizeof(float);
+    auto const from = std::make_shared<aligned<float>>(apart * inputs, 1.0F);
+    return {"read", [=](std::size_t input) { read_all(from->data() + input * apart, bytes); }};
 }
 
 std::string eigen_name() {
@@ -133,6 +146,14 @@ std::string eigen_name() {
 std::string std_name(std::string const& what) {
 #ifdef _GLIBCXX_RELEASE
     return what + " (libstdc++ " + std::to_string(_GLIBCXX_RELEASE) + ")";
+#else
+    return what;
+#endif
+}
+
+std::string c_name(std::string const& what) {
+#ifdef __GLIBC__
+    return what + " (glibc " + gnu_get_libc_version() + ")";
 #else
     return what;
 #endif

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <functional>
@@ -7,6 +8,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <Eigen/Core>
 
 #include <terse/core/types.hpp>
 
@@ -52,6 +55,16 @@ void add(subject what, std::function<contest()> make);
 /// Reading as many bytes, of `inputs` places in turn.
 [[nodiscard]] limit read_limit(std::size_t bytes, std::size_t inputs);
 
+/// Whether the answers of a contest that was run differed.
+[[nodiscard]] bool disagreed();
+
+/// Leaves peers out of what is timed whose names do not contain this.
+void only_peers(std::string const& part);
+
+/// Memory as engines' tensors have it: aligned to a line of the caches (EIGEN_MAX_ALIGN_BYTES is 64 here).
+template <class T>
+using aligned = std::vector<T, Eigen::aligned_allocator<T>>;
+
 /// Keeps the compiler from dropping what nobody reads.
 template <class T>
 void keep(T const& value) {
@@ -60,19 +73,27 @@ void keep(T const& value) {
 
 /// Uniform on [-1, 1), the same on every machine.
 template <class T = float>
-std::vector<T> random_values(index count, unsigned seed) {
+aligned<T> random_values(index count, unsigned seed) {
     std::mt19937 bits(seed);
-    std::vector<T> values(static_cast<std::size_t>(count));
+    aligned<T> values(static_cast<std::size_t>(count));
     for (T& x : values) x = static_cast<T>(static_cast<float>(bits() >> 8) * 0x1p-23F - 1.0F);
     return values;
 }
 
 /// [rows, dim], several times.
 template <class T = float>
-std::vector<std::vector<T>> random_inputs(index rows, index dim, unsigned count = 4) {
-    std::vector<std::vector<T>> inputs;
+std::vector<aligned<T>> random_inputs(index rows, index dim, unsigned count = 4) {
+    std::vector<aligned<T>> inputs;
     for (unsigned seed = 0; seed < count; ++seed) inputs.push_back(random_values<T>(rows * dim, seed));
     return inputs;
+}
+
+/// The same values in another type.
+template <class To, class From>
+aligned<To> converted(aligned<From> const& values) {
+    aligned<To> result(values.size());
+    std::transform(values.begin(), values.end(), result.begin(), [](From x) { return static_cast<To>(x); });
+    return result;
 }
 
 /// "f32", "f16", "bf16".
@@ -83,8 +104,9 @@ template <class T>
     return "f32";
 }
 
-/// Eigen's and the standard library's names as peers.
+/// The names of Eigen and of what the C++ and the C library have as peers.
 [[nodiscard]] std::string eigen_name();
 [[nodiscard]] std::string std_name(std::string const& what);
+[[nodiscard]] std::string c_name(std::string const& what);
 
 }  // namespace terse::bench

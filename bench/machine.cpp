@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <chrono>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 
 #include <unistd.h>
@@ -19,22 +19,19 @@ namespace {
 using arch = simd::default_arch;
 using batch = simd::floats<arch>;
 
-// Enough chains to hide the latency of two units, few enough to stay in sixteen registers.
-constexpr int chains = 12;
+// Enough chains to hide the latency of two units, few enough to stay in sixteen registers, or in AVX-512's thirty-two.
+constexpr int chains = 12, dot_chains = 24;
+constexpr index many = 200'000;
 
-double seconds(auto&& body) {
-    auto const start = std::chrono::steady_clock::now();
-    body();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// How often a second `body`, which does `amount`, does one: the median of many runs, short and therefore mostly
-/// undisturbed.
+/// How often a second `body`, which does `amount`, does one: the median of many runs, which take far longer than reading
+/// the clock.
 double typical_rate(double amount, auto&& body) {
     std::vector<double> rates;
     double spent = 0;
     while (rates.size() < 9 || (rates.size() < 301 && spent < 0.5)) {
-        double const now = seconds(body);
+        double const start = processor_time();
+        body();
+        double const now = processor_time() - start;
         spent += now;
         rates.push_back(amount / now);
     }
@@ -44,8 +41,8 @@ double typical_rate(double amount, auto&& body) {
 }
 
 rate read_rate(std::string name, std::size_t bytes) {
-    std::vector<float> const memory(bytes / sizeof(float), 1.0F);
-    auto const passes = std::max<std::size_t>(1, (std::size_t{1} << 22) / bytes);
+    aligned<float> const memory(bytes / sizeof(float), 1.0F);
+    auto const passes = std::max<std::size_t>(1, (std::size_t{1} << 26) / bytes);
     auto const per_run = static_cast<double>(bytes) * static_cast<double>(passes);
     return {std::move(name), "GB/s", typical_rate(per_run, [&] {
                                          for (std::size_t i = 0; i < passes; ++i) read_all(memory.data(), bytes);
@@ -53,28 +50,27 @@ rate read_rate(std::string name, std::size_t bytes) {
 }
 
 [[maybe_unused]] rate dot_rate(std::string name, double operations, auto step) {
-    constexpr index steps = 20'000;
-    return {std::move(name), "Gop/s", typical_rate(operations * chains * steps, [&] { step(steps); }) / 1e9};
+    return {std::move(name), "Gop/s", typical_rate(operations * dot_chains * many, [&] { step(many); }) / 1e9};
 }
 
 #ifdef __AVX512BF16__
 void dot_bfloat16(index steps) noexcept {
-    std::array<batch, chains> sums;
+    std::array<batch, dot_chains> sums;
     sums.fill(batch(1.0F));
     auto const x = std::bit_cast<batch>(simd::ints<arch>(0x3F80'3F80));
     for (index i = 0; i < steps; ++i)
-        simd::unroll<chains>([&](auto c) { sums[c] = simd::dot_pairs<arch>(x, x, sums[c]); });
+        simd::unroll<dot_chains>([&](auto c) { sums[c] = simd::dot_pairs<arch>(x, x, sums[c]); });
     keep(sums);
 }
 #endif
 #ifdef __AVX512VNNI__
 void dot_int8(index steps) noexcept {
     using words = simd::ints<arch>;
-    std::array<words, chains> sums;
+    std::array<words, dot_chains> sums;
     sums.fill(words(0));
     words const x(0x0101'0101);
     for (index i = 0; i < steps; ++i)
-        simd::unroll<chains>([&](auto c) { sums[c] = words(_mm512_dpbusd_epi32(sums[c], x, x)); });
+        simd::unroll<dot_chains>([&](auto c) { sums[c] = words(_mm512_dpbusd_epi32(sums[c], x, x)); });
     keep(sums);
 }
 #endif
@@ -100,12 +96,17 @@ void read_all(float const* from, std::size_t bytes) noexcept {
     keep(sums);
 }
 
+double processor_time() noexcept {
+    std::timespec now{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
 std::vector<rate> measure_machine() {
-    constexpr index steps = 20'000;
     std::vector<rate> rates;
-    multiply_add(100 * steps);  // wakes the clock
+    multiply_add(10 * many);  // wakes the clock
     rates.push_back({"FMA, float, " + std::to_string(32 * batch::size) + " bit", "Gflop/s",
-                     typical_rate(multiply_add_operations() * steps, [] { multiply_add(steps); }) / 1e9});
+                     typical_rate(multiply_add_operations() * many, [] { multiply_add(many); }) / 1e9});
 #ifdef __AVX512BF16__
     rates.push_back(dot_rate("dot, bfloat16", 64, dot_bfloat16));
 #endif
@@ -120,10 +121,11 @@ std::vector<rate> measure_machine() {
     rates.push_back(read_rate("read, L1", cache(_SC_LEVEL1_DCACHE_SIZE, 32U << 10U) / 2));
     rates.push_back(read_rate("read, L2", l2 / 2));
     rates.push_back(read_rate("read, L3", std::max(2 * l2, std::min<std::size_t>(l3 / 4, 8U << 20U))));
-    std::size_t const large = std::max<std::size_t>(4 * l3, 64U << 20U);
+    // Far more than one core has of it, where it is one cache or those of many cores together.
+    std::size_t const large = std::clamp<std::size_t>(4 * l3, 64U << 20U, 512U << 20U);
     rates.push_back(read_rate("read, memory", large));
-    std::vector<char> const from(large, 1);
-    std::vector<char> to(large);
+    aligned<char> const from(large, 1);
+    aligned<char> to(large);
     rates.push_back({"memcpy, memory", "GB/s", typical_rate(static_cast<double>(large), [&] {
                                                    std::memcpy(to.data(), from.data(), large);
                                                    keep(to);
@@ -147,6 +149,9 @@ std::string compiler_name() {
 #endif
 }
 
-std::string isa_name() { return arch::name(); }
+std::string isa_name() {
+    std::string const name = arch::name();  // "fma3+avx2": the last says it all
+    return name.substr(name.find('+') + 1);
+}
 
 }  // namespace terse::bench

@@ -21,6 +21,10 @@ struct rate {
 /// The instruction set that the kernels were compiled for.
 [[nodiscard]] std::string isa_name();
 
+/// Seconds of processor time that this program took: what it is measured in. Unlike the time of day it stands still while
+/// others have the core, and threads count each for itself.
+[[nodiscard]] double processor_time() noexcept;
+
 /// `steps` rounds of independent fused multiply-adds.
 void multiply_add(index steps) noexcept;
 /// How many operations a step of `multiply_add` is.

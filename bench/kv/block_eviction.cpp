@@ -21,7 +21,7 @@ kv::block_eviction policy_of(index n) { return {.keep = n - block, .block = bloc
 
 /// The state of n slots, and what a step adds to it.
 struct step_state {
-    std::vector<std::vector<float>> scores;
+    std::vector<aligned<float>> scores;
     std::vector<double> sums;
     std::vector<token> since;
     kv::block_scores state;
@@ -46,7 +46,7 @@ struct step_by_eigen {
     explicit step_by_eigen(index n)
         : sums(Eigen::ArrayXd::Zero(n)), counts(Eigen::ArrayXi::LinSpaced(n, static_cast<int>(n), 1)), pooled(n) {}
 
-    void run(std::vector<float> const& scores, kv::block_eviction const& policy) {
+    void run(aligned<float> const& scores, kv::block_eviction const& policy) {
         index const n = std::ssize(scores);
         Eigen::Map<Eigen::ArrayXf const> const x(scores.data(), n);
         pooled = x;
@@ -101,7 +101,7 @@ constexpr kv::block_eviction after_prompt{.keep = 1024, .block = block};
 /// Nothing was scored before the prompt: each slot by those of the last queries that see it.
 slots prompt_by_eigen(prompt const& p) {
     index const n = p.tokens, voters = after_prompt.snapkv_window;
-    std::vector<float> scores(static_cast<std::size_t>(n));
+    aligned<float> scores(static_cast<std::size_t>(n));
     Eigen::Map<Eigen::RowVectorXf>(scores.data(), n) = received(p, Eigen::RowVectorXf::Ones(voters)).colwise().mean();
     step_by_eigen state(n);
     state.counts = state.counts.min(static_cast<int>(voters));
@@ -111,7 +111,7 @@ slots prompt_by_eigen(prompt const& p) {
 
 contest kvcrush(index n) {
     struct state {
-        std::vector<std::vector<double>> scores;
+        std::vector<aligned<double>> scores;
         std::vector<token> going, ours, theirs;
         arena memory;
     };

@@ -30,8 +30,8 @@ struct last_partitions {
 
 struct step {
     index n;
-    std::vector<std::vector<float>> keys = random_inputs(kv_heads * 2 * lag, dim, inputs);
-    std::vector<std::vector<float>> values{keys.rbegin(), keys.rend()};
+    std::vector<aligned<float>> keys = random_inputs(kv_heads * 2 * lag, dim, inputs);
+    std::vector<aligned<float>> values{keys.rbegin(), keys.rend()};
     std::vector<token> positions;
     arena memory{};
     slots found{kv_heads};

@@ -18,8 +18,8 @@ constexpr index dim = prompt::dim, group = 32, groups = dim / group, budget = 10
 /// A prompt's keys in 8 bit, and the floats that they stand for.
 struct quantised_prompt {
     prompt exact;
-    std::vector<std::int8_t> codes;
-    std::vector<half> scales;
+    aligned<std::int8_t> codes;
+    aligned<half> scales;
 
     explicit quantised_prompt(index n)
         : exact{n}, codes(exact.keys.size()), scales(exact.keys.size() / static_cast<std::size_t>(group)) {
@@ -127,8 +127,8 @@ void move_rows(char* rows, std::size_t bytes, std::vector<token> const& sources)
 
 contest compact_codes(index n) {
     struct state {
-        std::vector<std::int8_t> codes, other_codes;
-        std::vector<half> scales, other_scales;
+        aligned<std::int8_t> codes, other_codes;
+        aligned<half> scales, other_scales;
         std::vector<token> sources;
         plan half_of_it;
     };
@@ -154,7 +154,7 @@ contest compact_codes(index n) {
     ours(0);
     theirs(0);
     return {.bound = copy_limit((s->codes.size() + s->scales.size() * sizeof(half)) / 2, 1),
-            .candidates = {{"terse", ours}, {"memmove a row", theirs}},
+            .candidates = {{"terse", ours}, {c_name("memmove a row"), theirs}},
             .agree = s->codes == s->other_codes &&
                      std::memcmp(s->scales.data(), s->other_scales.data(), s->scales.size() * sizeof(half)) == 0};
 }
@@ -162,7 +162,7 @@ contest compact_codes(index n) {
 /// Heads of n / 2 to n rows, each with its own plan, and 64 rows to grow.
 contest compact_ragged(index n) {
     struct state {
-        std::vector<float, Eigen::aligned_allocator<float>> rows, others;
+        aligned<float> rows, others;
         std::vector<token> offsets{0}, lengths;
         std::vector<std::vector<token>> sources;
         std::vector<plan> items;
@@ -177,9 +177,7 @@ contest compact_ragged(index n) {
         moved += static_cast<std::size_t>(length / 2 * dim) * sizeof(float);
     }
     for (std::size_t h = 0; h < s->sources.size(); ++h) s->items.push_back(select_rows(s->sources[h], s->lengths[h]));
-    auto const values = random_values(s->offsets.back() * dim, 1);
-    s->rows.assign(values.begin(), values.end());
-    s->others = s->rows;
+    s->rows = s->others = random_values(s->offsets.back() * dim, 1);
     auto const ours = [s](std::size_t) {
         keep(kv::compact(ragged(s->rows.data(), s->offsets, s->lengths, dim), plans{s->items}));
     };
@@ -192,7 +190,7 @@ contest compact_ragged(index n) {
     ours(0);
     theirs(0);
     return {.bound = copy_limit(moved, 1),
-            .candidates = {{"terse", ours}, {"memmove a row", theirs}},
+            .candidates = {{"terse", ours}, {c_name("memmove a row"), theirs}},
             .agree = s->rows == s->others};
 }
 

@@ -27,8 +27,8 @@ books_type::shape shape_of(index n) {
 
 /// A cache that holds n - 1 tokens, and has room for n.
 struct state {
-    std::vector<float> before = random_values(heads * window * dim, 1), query = random_values(heads * dim, 2);
-    std::vector<std::byte, Eigen::aligned_allocator<std::byte>> bytes;
+    aligned<float> before = random_values(heads * window * dim, 1), query = random_values(heads * dim, 2);
+    aligned<std::byte> bytes;
     books_type books;
     arena memory{};
 
@@ -53,7 +53,7 @@ struct state {
 struct state_by_the_book {
     std::vector<std::vector<token>> positions;
     std::vector<token> kept{};
-    std::vector<float> query, ring;
+    aligned<float> query, ring;
     token next;
     index place = 0;
 

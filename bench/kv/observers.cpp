@@ -104,8 +104,8 @@ slots prompt_distill(prompt const& p) {
 /// A step of decoding: the attention of the new token is counted, and the slot that was hit least goes.
 contest scissorhands_step(index n) {
     struct state {
-        std::vector<std::vector<float>> attention;
-        std::vector<float> ours, theirs, alone;
+        std::vector<aligned<float>> attention;
+        aligned<float> ours, theirs, alone;
         arena memory;
         slots found;
     };
@@ -115,7 +115,7 @@ contest scissorhands_step(index n) {
         auto& rows = s->attention.emplace_back(random_values(heads * n, seed));
         for (float& x : rows) x = (x + 1) / static_cast<float>(n);
     }
-    s->ours = s->theirs = s->alone = std::vector<float>(static_cast<std::size_t>(kv_heads * n));
+    s->ours = s->theirs = s->alone = aligned<float>(static_cast<std::size_t>(kv_heads * n));
     auto const ours = [=](std::size_t input) {
         s->memory.rewind();
         layer<float> const l{.keys = {.heads = kv_heads, .tokens = n},

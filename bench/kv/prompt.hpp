@@ -24,7 +24,7 @@ struct prompt {
     static constexpr std::array<index, 3> lengths = {4096, 32768, 131072};
 
     index tokens = 0;
-    std::vector<float> keys, values, queries;  ///< [kv_heads, tokens, dim] twice, [heads, window, dim]; on [-1, 1)
+    aligned<float> keys, values, queries;  ///< [kv_heads, tokens, dim] twice, [heads, window, dim]; on [-1, 1)
 
     explicit prompt(index n)
         : tokens{n},
@@ -44,8 +44,8 @@ struct prompt {
     [[nodiscard]] auto queries_of(index h) const { return view(queries.data() + h * window * dim, window, dim).map(); }
 
   private:
-    static std::vector<float> random(index count, std::uint64_t seed) {
-        std::vector<float> x(static_cast<std::size_t>(count));
+    static aligned<float> random(index count, std::uint64_t seed) {
+        aligned<float> x(static_cast<std::size_t>(count));
         for (float& value : x) {
             seed = seed * 6364136223846793005U + 1442695040888963407U;
             value = static_cast<float>(seed >> 40) * 0x1p-23F - 1.0F;

@@ -15,7 +15,7 @@ namespace {
 constexpr index heads = prompt::kv_heads, dim = prompt::dim, half_dim = dim / 2;
 
 /// Every row by its own delta, as after an eviction: row t goes from 2 t to t.
-void by_eigen(index tokens, std::vector<float>& keys, std::vector<float> const& frequency) {
+void by_eigen(index tokens, aligned<float>& keys, aligned<float> const& frequency) {
     Eigen::Map<Eigen::ArrayXf const> const f(frequency.data(), half_dim);
     for (index t = 0; t < tokens; ++t) {
         Eigen::ArrayXf const angle = static_cast<float>(-t) * f;
@@ -32,7 +32,7 @@ void by_eigen(index tokens, std::vector<float>& keys, std::vector<float> const& 
 
 contest rotate(index tokens) {
     struct state {
-        std::vector<float> frequency{}, ours, theirs = ours;
+        aligned<float> frequency{}, ours, theirs = ours;
         std::vector<token> from, to = from;
     };
     auto const s = std::make_shared<state>(state{.ours = random_values(heads * tokens * dim, 1),

@@ -27,8 +27,7 @@ void standardise(matrix& scores) {
 
 /// Moments of the prompt's queries and the frequencies of a usual encoding, made once.
 struct statistics {
-    std::vector<float> mean, frequency;
-    std::vector<float, Eigen::aligned_allocator<float>> covariance;  // as Eigen's own matrices are
+    aligned<float> mean, frequency, covariance;
     kv::query_moments moments{};
 
     statistics()
@@ -145,7 +144,7 @@ heads_view<float> given_sketch() { return {sketch().data(), 1, dim, columns, 0, 
 /// A step of decoding: the new token's queries join the moments.
 contest moments_step() {
     struct state {
-        std::vector<std::vector<float>> queries = random_inputs(prompt::heads, dim);
+        std::vector<aligned<float>> queries = random_inputs(prompt::heads, dim);
         statistics ours;
         std::vector<matrix> covariance = std::vector<matrix>(prompt::heads, matrix::Zero(dim, dim));
         matrix mean = matrix::Zero(prompt::heads, dim);

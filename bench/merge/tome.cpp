@@ -18,7 +18,7 @@ using matrix = row_major<float>;
 constexpr index metric_dim = 64, channels = 768;
 
 struct block {
-    std::vector<float> metric, tokens;
+    aligned<float> metric, tokens;
 };
 
 std::vector<block> blocks(index n) {

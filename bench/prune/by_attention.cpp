@@ -26,7 +26,7 @@ std::vector<token> highest(Eigen::Ref<Eigen::RowVectorXf const> const& scores, t
     return order;
 }
 
-std::vector<token> fastv_by_eigen(std::vector<float> const& attention) {
+std::vector<token> fastv_by_eigen(aligned<float> const& attention) {
     Eigen::RowVectorXf const mean = view(attention.data(), heads, tokens).map().colwise().mean();
     std::vector<token> kept(image_start);
     std::iota(kept.begin(), kept.end(), token{0});
@@ -36,24 +36,24 @@ std::vector<token> fastv_by_eigen(std::vector<float> const& attention) {
     return kept;
 }
 
-result<plan> fastv_by_terse(std::vector<float> const& attention, arena& memory) {
+result<plan> fastv_by_terse(aligned<float> const& attention, arena& memory) {
     layer<float> const l{.keys = {.heads = heads, .tokens = tokens},
                          .attention = head_major(attention.data(), heads, 1, tokens)};
     return prune::fastv{.image_start = image_start, .image_tokens = image_tokens, .keep = keep_tokens}(l, memory);
 }
 
-std::vector<token> top_k_by_eigen(std::vector<float> const& scores) {
+std::vector<token> top_k_by_eigen(aligned<float> const& scores) {
     return highest(Eigen::Map<Eigen::RowVectorXf const>(scores.data(), std::ssize(scores)), 0);
 }
 
-result<plan> top_k_by_terse(std::vector<float> const& scores, arena& memory) {
+result<plan> top_k_by_terse(aligned<float> const& scores, arena& memory) {
     return prune::top_k<>{.keep = keep_tokens}(scores, memory);
 }
 
-contest prune_by(index size, result<plan> (*ours)(std::vector<float> const&, arena&),
-                 std::vector<token> (*theirs)(std::vector<float> const&)) {
+contest prune_by(index size, result<plan> (*ours)(aligned<float> const&, arena&),
+                 std::vector<token> (*theirs)(aligned<float> const&)) {
     struct state {
-        std::vector<std::vector<float>> inputs;
+        std::vector<aligned<float>> inputs;
         arena memory;
     };
     auto const s = std::make_shared<state>();

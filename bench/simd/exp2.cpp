@@ -1,8 +1,7 @@
 // 2^x of what is in the first cache, against the exponentials that a softmax would call otherwise.
 #include <cmath>
 #include <memory>
-
-#include <Eigen/Core>
+#include <string>
 
 #include <terse/simd/exp2.hpp>
 
@@ -14,9 +13,7 @@ namespace {
 using arch = simd::default_arch;
 using batch = simd::floats<arch>;
 
-using aligned = std::vector<float, Eigen::aligned_allocator<float>>;
-
-void each_register(aligned const& values, aligned& results, auto function) {
+void each_register(aligned<float> const& values, aligned<float>& results, auto function) {
     float const* const in = values.data();
     float* const out = results.data();
     for (std::size_t i = 0, n = values.size(); i < n; i += batch::size)
@@ -26,7 +23,7 @@ void each_register(aligned const& values, aligned& results, auto function) {
 // The limit is the polynomial's five multiply-adds alone.
 contest exp2(index n) {
     struct state {
-        aligned arguments, natural, ours, theirs, plain;
+        aligned<float> arguments, natural, ours, theirs, plain;
     };
     auto const s = std::make_shared<state>();
     for (float const x : random_values(n, 1)) {
@@ -46,8 +43,10 @@ contest exp2(index n) {
         for (std::size_t i = 0; i < s->natural.size(); ++i) s->plain[i] = std::exp(s->natural[i]);
         keep(s->plain);
     };
+    std::string const xsimd_name = "xsimd " + std::to_string(XSIMD_VERSION_MAJOR) + "." +
+                                   std::to_string(XSIMD_VERSION_MINOR) + "." + std::to_string(XSIMD_VERSION_PATCH);
     contest c{.bound = fma_limit(2.0 * 5 * static_cast<double>(n)),
-              .candidates = {{"terse", ours}, {"xsimd::exp", theirs}, {std_name("std::exp"), plain}}};
+              .candidates = {{"terse", ours}, {xsimd_name + " exp", theirs}, {std_name("std::exp"), plain}}};
     for (auto const& each : c.candidates) each.run(0);
     for (std::size_t i = 0; i < s->ours.size(); ++i) {
         double const right = std::exp2(static_cast<double>(s->arguments[i]));

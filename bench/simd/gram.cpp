@@ -14,8 +14,8 @@ template <class T>
 contest gram(index n, index dim) {
     struct state {
         index n, dim;
-        std::vector<std::vector<T>> inputs;
-        std::vector<float> scratch;
+        std::vector<aligned<T>> inputs;
+        aligned<float> scratch;
         dense product{}, x{};
     };
     auto const s = std::make_shared<state>(state{n, dim, random_inputs<T>(n, dim, 2), {}});

@@ -116,12 +116,12 @@ float dot(block4 const* key, query_block const* query, index blocks) {
 constexpr index group = 32;
 
 template <class T>
-T* at(std::vector<T>& plane, index i) {
+T* at(aligned<T>& plane, index i) {
     return plane.data() + i;
 }
 template <class T>
-std::vector<T> plane(index size) {
-    return std::vector<T>(static_cast<std::size_t>(size));
+aligned<T> plane(index size) {
+    return aligned<T>(static_cast<std::size_t>(size));
 }
 
 /// Rows of one cache in planes and in blocks.
@@ -183,16 +183,16 @@ struct cache {
     [[nodiscard]] index bytes() const { return rows * dim * Bits / 8 + rows * dim / group * (Bits == 8 ? 2 : 4); }
 
     index rows, dim;
-    std::vector<code> codes;
-    std::vector<half> scales, minima;
-    std::vector<block> blocks;
+    aligned<code> codes;
+    aligned<half> scales, minima;
+    aligned<block> blocks;
 };
 
 template <int Bits, class T>
 contest quantising(index rows, index dim) {
     struct state {
         cache<Bits> stored;
-        std::vector<T> input;
+        aligned<T> input;
     };
     // No branch depends on the values: one input will do, and stays in the cache.
     auto const s = std::make_shared<state>(state{cache<Bits>(rows, dim), random_values<T>(rows * dim, 1)});
@@ -215,10 +215,10 @@ template <int Bits>
 contest multiplying(index keys, index dim) {
     struct state {
         cache<Bits> stored;
-        std::vector<std::int8_t> codes;
-        std::vector<float> scales, sums;
-        std::vector<query_block> blocks;
-        std::vector<float> found, expected;
+        aligned<std::int8_t> codes;
+        aligned<float> scales, sums;
+        aligned<query_block> blocks;
+        aligned<float> found, expected;
     };
     auto const groups = dim / group;
     auto const s = std::make_shared<state>(state{cache<Bits>(keys, dim), plane<std::int8_t>(dim), plane<float>(groups),
