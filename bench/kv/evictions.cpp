@@ -38,9 +38,9 @@ matrix by_group(attention_inputs const& e, bool across_heads) {
 }
 
 /// A policy, the scores that it goes by, by the book, and what it keeps.
-template <class T>
+template <class Policy>
 struct eviction {
-    std::function<result<plans>(layer<T> const&, arena&)> ours;
+    Policy policy;
     std::function<matrix(attention_inputs const&)> scores;
     index keep, recent;
 };
@@ -62,41 +62,40 @@ bool correct(slots const& found, matrix const& scores, index tokens, index keep,
 }
 
 /// @param more  other peers, in float
-template <class T>
-contest evict(index n, index window, limit (*bound)(attention_inputs const&, std::size_t inputs), eviction<T> const& e,
-              std::vector<snapkv_peer> const& more = {}) {
+template <class T, class Policy>
+contest evict(index n, index window, limit (*bound)(attention_inputs const&, std::size_t inputs),
+              eviction<Policy> const& e, std::vector<snapkv_peer> const& more = {}) {
     struct state {
         std::vector<attention_inputs> inputs;
-        std::vector<std::vector<T>> keys, queries;
+        std::vector<aligned<T>> keys, queries;
         arena memory;
     };
     auto const s = std::make_shared<state>();
     for (unsigned seed = 0; seed < (n > 50'000 ? 1U : 3U); ++seed) {
         auto& in = s->inputs.emplace_back(attention_inputs{n, window});
-        auto const rounded = [](std::vector<float>& x) {
-            std::vector<T> stored(x.size());
-            for (std::size_t i = 0; i < x.size(); ++i) stored[i] = static_cast<T>(x[i]);
-            for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(stored[i]);
-            return stored;
-        };
-        in.keys = random_values(in.kv_heads * n * in.dim, 2 * seed);
-        in.queries = random_values(in.heads * window * in.dim, 2 * seed + 1);
-        s->keys.push_back(rounded(in.keys));
-        s->queries.push_back(rounded(in.queries));
+        s->keys.push_back(random_values<T>(in.kv_heads * n * in.dim, 2 * seed));
+        s->queries.push_back(random_values<T>(in.heads * window * in.dim, 2 * seed + 1));
+        in.keys = converted<float>(s->keys.back());
+        in.queries = converted<float>(s->queries.back());
     }
-    auto const ours = [s, e](std::size_t input) {
-        auto const& in = s->inputs[input];
-        layer<T> const l{.keys = head_major<T const>(s->keys[input].data(), in.kv_heads, in.tokens, in.dim),
-                         .queries = head_major<T const>(s->queries[input].data(), in.heads, in.window, in.dim)};
+    auto const ours = [s, e]<class U>(attention_inputs const& in, aligned<U> const& keys, aligned<U> const& queries) {
+        layer<U> const l{.keys = head_major(keys.data(), in.kv_heads, in.tokens, in.dim),
+                         .queries = head_major(queries.data(), in.heads, in.window, in.dim)};
         s->memory.rewind();
-        return e.ours(l, s->memory);
+        return e.policy(l, s->memory);
     };
     contest c{.bound = bound(s->inputs[0], s->inputs.size()), .candidates = {}, .inputs = s->inputs.size()};
-    c.candidates.push_back({"terse", [ours](std::size_t input) { keep(ours(input)); }});
+    c.candidates.push_back(
+        {"terse", [s, ours](std::size_t input) { keep(ours(s->inputs[input], s->keys[input], s->queries[input])); }});
     matrix const scores = e.scores(s->inputs[0]);
-    auto const found = ours(0);
+    auto const found = ours(s->inputs[0], s->keys[0], s->queries[0]);
     c.agree = found && correct(as_slots(*found), scores, n, e.keep, e.recent, 1e-4F);
-    if constexpr (std::same_as<T, float>) {
+    if constexpr (!std::same_as<T, float>) {
+        c.candidates.push_back({"terse f32", [s, ours](std::size_t input) {
+                                    auto const& in = s->inputs[input];
+                                    keep(ours(in, in.keys, in.queries));
+                                }});
+    } else {
         c.candidates.push_back({eigen_name(), [s, e](std::size_t input) {
                                     auto const& in = s->inputs[input];
                                     keep(kept_by_rows(e.scores(in), in.tokens, e.keep, e.recent));
@@ -123,14 +122,12 @@ limit every_key(attention_inputs const& e, std::size_t inputs) {
 template <class T>
 void add_snapkv(index n, index window) {
     add({"snapkv", {{"n", n}, {"d", attention_inputs::dim}, {"window", window}}, dtype_name<T>()}, [=] {
-        eviction<T> const e{[=](layer<T> const& l, arena& memory) {
-                                return kv::snapkv{.keep = snapkv.keep, .window = window, .kernel = snapkv.kernel}(
-                                    l, memory);
-                            },
-                            [=](attention_inputs const& in) {
-                                return pooled(by_group(in, false).leftCols(in.tokens - window), snapkv.kernel);
-                            },
-                            snapkv.keep, window};
+        eviction<kv::snapkv> const e{{.keep = snapkv.keep, .window = window, .kernel = snapkv.kernel},
+                                     [=](attention_inputs const& in) {
+                                         return pooled(by_group(in, false).leftCols(in.tokens - window), snapkv.kernel);
+                                     },
+                                     snapkv.keep,
+                                     window};
         return evict<T>(n, window, every_product, e, snapkv_peers);
     });
 }
@@ -144,31 +141,30 @@ bool const added = [] {
         }
     for (index const n : {4096, 32768}) {
         add({"tova", {{"n", n}, {"d", attention_inputs::dim}}}, [=] {
-            eviction<float> const e{
-                [](layer<float> const& l, arena& memory) { return kv::tova{.keep = budget}(l, memory); },
-                [](attention_inputs const& in) { return by_group(in, true); }, budget, 1};
+            eviction<kv::tova> const e{
+                {.keep = budget}, [](attention_inputs const& in) { return by_group(in, true); }, budget, 1};
             return evict<float>(n, 1, every_key, e);
         });
         add({"key-norm", {{"n", n}, {"d", attention_inputs::dim}}}, [=] {
-            eviction<float> const e{
-                [](layer<float> const& l, arena& memory) { return kv::key_norm{.keep = budget}(l, memory); },
-                [](attention_inputs const& in) {
-                    matrix scores(in.kv_heads, in.tokens);
-                    for (index h = 0; h < in.kv_heads; ++h)
-                        scores.row(h) = -keys_of(in, h).rowwise().norm().transpose();
-                    return scores;
-                },
-                budget, 0};
+            eviction<kv::key_norm> const e{{.keep = budget},
+                                           [](attention_inputs const& in) {
+                                               matrix scores(in.kv_heads, in.tokens);
+                                               for (index h = 0; h < in.kv_heads; ++h)
+                                                   scores.row(h) = -keys_of(in, h).rowwise().norm().transpose();
+                                               return scores;
+                                           },
+                                           budget,
+                                           0};
             return evict<float>(n, 1, every_key, e);
         });
     }
     for (index const n : {1024, 4096})
         add({"h2o", {{"n", n}, {"d", attention_inputs::dim}}}, [=] {
             index const keep = n / 4;
-            eviction<float> const e{[=](layer<float> const& l, arena& memory) {
-                                        return kv::h2o{.keep = keep, .recent = keep / 2}(l, memory);
-                                    },
-                                    [](attention_inputs const& in) { return by_group(in, false); }, keep, keep / 2};
+            eviction<kv::h2o> const e{{.keep = keep, .recent = keep / 2},
+                                      [](attention_inputs const& in) { return by_group(in, false); },
+                                      keep,
+                                      keep / 2};
             return evict<float>(n, n, causal_products, e);
         });
     return true;

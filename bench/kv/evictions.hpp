@@ -14,7 +14,7 @@ namespace terse::bench {
 struct attention_inputs {
     static constexpr index kv_heads = 2, heads = 8, dim = 128;
     index tokens, window;
-    std::vector<float> keys{}, queries{};
+    aligned<float> keys{}, queries{};
 };
 
 /// What SnapKV keeps: `keep` slots, the window among them, scores averaged over `kernel` neighbours.

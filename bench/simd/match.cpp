@@ -38,24 +38,28 @@ template <class T>
 contest match(index n, index dim) {
     struct state {
         matching m;
-        std::vector<std::vector<T>> inputs;
-        std::vector<float> scratch;
+        std::vector<aligned<T>> inputs;
+        std::vector<aligned<float>> exact{};  // the same values in float
+        aligned<float> scratch{};
     };
-    auto const s = std::make_shared<state>(state{matching(n, dim), random_inputs<T>(n, dim), {}});
+    auto const s = std::make_shared<state>(state{matching(n, dim), random_inputs<T>(n, dim)});
+    for (auto const& input : s->inputs) s->exact.push_back(converted<float>(input));
     s->scratch.resize(static_cast<std::size_t>(simd::nearest_scratch<>(s->m.left, dim)));
+    auto const solve = [s](auto const& tokens) {
+        auto& m = s->m;
+        auto const a = rows_of(tokens.data(), m.dim, 0), b = rows_of(tokens.data(), m.dim, 1);
+        simd::nearest<>(0, m.left, a, m.right, b, m.dim, m.best, m.partner, s->scratch);
+    };
 
     contest c{.bound = fma_limit(2.0 * static_cast<double>(s->m.left * s->m.right * dim)), .candidates = {}};
     c.inputs = s->inputs.size();
-    c.candidates.push_back({"terse", [s](std::size_t input) {
-                                auto& m = s->m;
-                                auto const a = rows_of(s->inputs[input].data(), m.dim, 0);
-                                auto const b = rows_of(s->inputs[input].data(), m.dim, 1);
-                                simd::nearest<>(0, m.left, a, m.right, b, m.dim, m.best, m.partner, s->scratch);
-                            }});
+    c.candidates.push_back({"terse", [=](std::size_t input) { solve(s->inputs[input]); }});
     if constexpr (std::same_as<T, float>) {
         for (auto const& [name, make] : matching_peers)
             c.candidates.push_back(
-                {name, [s, solve = make()](std::size_t input) { solve(s->m, s->inputs[input].data()); }});
+                {name, [s, match = make()](std::size_t input) { match(s->m, s->exact[input].data()); }});
+    } else {
+        c.candidates.push_back({"terse f32", [=](std::size_t input) { solve(s->exact[input]); }});
     }
     for (auto const& each : c.candidates) {
         each.run(0);
