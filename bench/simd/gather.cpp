@@ -3,8 +3,6 @@
 #include <cstring>
 #include <memory>
 
-#include <Eigen/Core>
-
 #include <terse/simd/rows.hpp>
 
 #include "../compare.hpp"
@@ -12,17 +10,13 @@
 namespace terse::bench {
 namespace {
 
-/// Aligned, as an engine's tensors are.
-template <class T>
-using values = std::vector<T, Eigen::aligned_allocator<T>>;
-
 template <class T>
 contest gather(index kept, bool in_place) {
     constexpr index dim = 128;
     struct state {
         std::vector<std::vector<token>> sources;
-        std::vector<values<T>> from;
-        values<T> to, others;
+        std::vector<aligned<T>> from;
+        aligned<T> to, others;
     };
     auto const s = std::make_shared<state>();
     constexpr std::size_t places = 2, choices = 8;
@@ -33,10 +27,7 @@ contest gather(index kept, bool in_place) {
         for (index i = 0; i < kept; ++i)
             sources.push_back(static_cast<token>(2 * i + static_cast<index>(random() >> 31)));
     }
-    for (unsigned place = 0; place < places; ++place) {
-        auto const random = random_values<T>(2 * kept * dim, place);
-        s->from.emplace_back(random.begin(), random.end());
-    }
+    s->from = random_inputs<T>(2 * kept, dim, places);
     s->to.resize(static_cast<std::size_t>(kept * dim));
     s->others = s->to;
 
@@ -61,7 +52,7 @@ contest gather(index kept, bool in_place) {
         keep(s->others);
     };
     contest c{.bound = copy_limit(static_cast<std::size_t>(kept * dim) * sizeof(T), places),
-              .candidates = {{"terse", ours}, {in_place ? "memmove a row" : "memcpy a row", theirs}},
+              .candidates = {{"terse", ours}, {c_name(in_place ? "memmove a row" : "memcpy a row"), theirs}},
               .inputs = choices};
     auto const probe = c.bound.probe;
     c.bound.probe = [probe](std::size_t input) { probe(input % places); };

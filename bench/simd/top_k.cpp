@@ -11,7 +11,7 @@ namespace terse::bench {
 namespace {
 
 /// As attention sums are: many small, few large.
-std::vector<float> random_scores(index n, unsigned seed) {
+aligned<float> random_scores(index n, unsigned seed) {
     auto scores = random_values(n, seed);
     for (float& x : scores) x = -std::log(1 - (x + 1) / 2);
     return scores;
@@ -19,7 +19,7 @@ std::vector<float> random_scores(index n, unsigned seed) {
 
 contest top_k(index n, index k) {
     struct state {
-        std::vector<std::vector<float>> inputs;
+        std::vector<aligned<float>> inputs;
         std::vector<std::int32_t> scratch;
         std::vector<token> ours, theirs;
         std::vector<std::pair<float, token>> pairs;
