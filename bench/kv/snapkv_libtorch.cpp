@@ -3,6 +3,7 @@
 
 #include <torch/torch.h>
 
+#include "../libtorch.hpp"
 #include "evictions.hpp"
 
 namespace terse::bench {
@@ -11,7 +12,7 @@ namespace {
 slots solve(attention_inputs const& e, snapkv_settings s) {
     using torch::indexing::None, torch::indexing::Slice;
     torch::InferenceMode const inference;
-    auto const tensor = [](std::vector<float> const& x, index heads, index rows) {
+    auto const tensor = [](aligned<float> const& x, index heads, index rows) {
         return torch::from_blob(const_cast<float*>(x.data()), {heads, rows, attention_inputs::dim});
     };
     index const group = e.heads / e.kv_heads, past = e.tokens - e.window;
@@ -33,7 +34,7 @@ slots solve(attention_inputs const& e, snapkv_settings s) {
 }
 
 bool const added = [] {
-    snapkv_peers.push_back({"libtorch " TORCH_VERSION, solve});
+    snapkv_peers.push_back({libtorch_name(), solve});
     return true;
 }();
 

@@ -1,6 +1,7 @@
 // The published steps of ToMe's matching, as its code runs them.
 #include <torch/torch.h>
 
+#include "../libtorch.hpp"
 #include "match.hpp"
 
 namespace terse::bench {
@@ -19,7 +20,7 @@ void solve(matching& m, float const* x) {
 }
 
 bool const added = [] {
-    matching_peers.push_back({"libtorch " TORCH_VERSION, [] { return matcher(solve); }});
+    matching_peers.push_back({libtorch_name(), [] { return matcher(solve); }});
     return true;
 }();
 
