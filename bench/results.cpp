@@ -1,5 +1,6 @@
 #include "results.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
@@ -28,7 +29,9 @@ std::string fixed(double value, int digits) {
     return text.str();
 }
 
-std::string table(json const& all) {
+/// Those of this program's instruction set first; others say theirs.
+std::string table(json all) {
+    std::stable_partition(all.begin(), all.end(), [](json const& row) { return row["isa"] == isa_name(); });
     std::ostringstream text;
     std::time_t const now = std::time(nullptr);
     char date[sizeof "2000-01-01"];
@@ -45,9 +48,9 @@ std::string table(json const& all) {
         for (auto const& [name, times] : row["peers"].items())
             peers += (peers.empty() ? "" : ", ") + name + " " + fixed(times.get<double>(), 2);
         text << "| " << row["kernel"].get<std::string>() << " | " << shape << " | " << row["dtype"].get<std::string>()
-             << " | " << fixed(row["microseconds"].get<double>(), 1) << " | "
-             << fixed(row["percent_of_limit"].get<double>(), 0) << " % " << row["limit"].get<std::string>() << " | "
-             << peers << " |\n";
+             << (row["isa"] == isa_name() ? "" : ", " + row["isa"].get<std::string>()) << " | "
+             << fixed(row["microseconds"].get<double>(), 1) << " | " << fixed(row["percent_of_limit"].get<double>(), 0)
+             << " % " << row["limit"].get<std::string>() << " | " << peers << " |\n";
     }
     return text.str();
 }
