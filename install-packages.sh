@@ -15,3 +15,7 @@ fi
 if [ "${1-}" = --neon ]; then
   $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++-aarch64-linux-gnu qemu-user
 fi
+# With --peers, also those libraries that the benchmark compares with if they are there; OpenBLAS is there already.
+if [ "${1-}" = --peers ]; then
+  $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libdnnl-dev libtorch-dev
+fi
