@@ -105,10 +105,12 @@ struct across_heads {
             auto const next = std::lower_bound(winner, winners.end(), end);
             index const won = next - winner;
             winner = next;
-            counts[h] = form == heads_form::exact
-                            ? counts[h] + won
-                            : rounded(static_cast<double>(won) * (1 - floor) + static_cast<double>(floor_of(mean)),
-                                      rounding::nearest_even);
+            if (form == heads_form::exact) {
+                counts[h] += won;
+            } else {  // a short head may have less than the floor
+                double const mixed = static_cast<double>(won) * (1 - floor) + static_cast<double>(floor_of(mean));
+                counts[h] = std::min(rounded(mixed, rounding::nearest_even), sizes[h]);
+            }
         }
         return errc::ok;
     }

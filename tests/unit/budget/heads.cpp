@@ -50,6 +50,11 @@ TEST_CASE("heads of different sizes, of none, and a total of all or of nothing",
     CHECK(share({}, row, {3, 1, 3}, 99) == counts{3, 1, 3});
     CHECK(share({}, row, {3, 1, 3}, 0) == counts{0, 0, 0});
     CHECK(share({}, {}, {0, 0}, 3) == counts{0, 0});
+    // The authors' form mixes in a floor that a short head cannot take: it gives what it has.
+    std::vector<float> const short_and_long = {9, 8, 1, 2, 3, 4, 5, 6, 7};
+    CHECK(share({.floor = 1, .form = kvcache_factory}, short_and_long, {2, 7}, 8) == counts{2, 4});
+    CHECK(share({.floor = .5, .form = kvcache_factory}, short_and_long, {2, 7}, 8) == counts{2, 5});
+    CHECK(share({.floor = .5, .form = kvcache_factory}, short_and_long, {0, 9}, 8) == counts{0, 6});
 }
 
 TEST_CASE("normalised scores count by how concentrated a head is", "[budget][heads]") {

@@ -76,6 +76,25 @@ TEST_CASE("adakv has room for what the authors' form keeps beyond the budget", "
     CHECK(policy{.keep = 9}.count(7, 3) == 21);
 }
 
+TEST_CASE("the authors' form serves heads of different lengths", "[kv][adakv]") {
+    index const n = 20;
+    uneven const held{n, {2, n}};
+    auto const cache = held.of<float>(nullptr, 2, 1);
+    layer<float, ragged_view<float>> const l{.keys = cache, .values = cache};
+    auto const values = uniform(2 * n, 4);
+    for (double const floor : {0.0, 0.2, 0.5, 1.0}) {
+        CAPTURE(floor);
+        arena memory;
+        budget::across_heads const share{.floor = floor, .form = budget::heads_form::kvcache_factory};
+        auto const plans = policy{{values, 2}, 8, share}(l, memory).value();
+        for (index h = 0; h < 2; ++h) {
+            CHECK(is_valid(plans[h]));
+            CHECK(plans[h].kept() <= l.length(h));
+            CHECK(plans[h].tokens == l.length(h));
+        }
+    }
+}
+
 TEST_CASE("adakv keeps what is guarded, and serves heads of different lengths", "[kv][adakv]") {
     std::vector<float> const values = {9, 8, 7, 6, 1, 2, 3, not_a_number};
     policy const p{{values, 2}, 3, {.floor = 0, .least = 0}};

@@ -184,5 +184,17 @@ TEST_CASE("criticalkv keeps what is guarded, and serves heads of different lengt
     CHECK(less[1].tokens == 4);
     CHECK(less[1].kept() == 3);
     CHECK(less[1].sources.back() == 3);  // the best score
+
+    // A floor that the short head cannot take.
+    policy const authors{.score = {scores, 2},
+                         .projection = weight.view(),
+                         .keep = 3,
+                         .adaptive = true,
+                         .share = {.floor = 1, .form = budget::heads_form::kvcache_factory}};
+    uneven const very{6, {6, 1}};
+    auto const rows = very.of(two);
+    auto const shared = authors(layer<float, ragged_view<float>>{.keys = rows, .values = rows}, memory).value();
+    CHECK(shared[0].kept() == 3);
+    CHECK(list(shared[1].sources) == tokens_list{0});
 }
 }  // namespace terse::test
