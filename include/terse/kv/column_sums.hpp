@@ -32,14 +32,14 @@ struct column_sums {
     ///
     /// @param l      `tokens()` slots, the last ones new, and the queries of the new tokens (or their attention)
     /// @param group  from query heads to the kv head they share
-    /// @return       errc::bad_shape when the layer has other heads, fewer slots than the sums or more than `capacity`;
-    ///               the errors of `score::attention`; errc::out_of_memory
+    /// @return       errc::bad_shape when the layer has other heads, fewer slots than the sums or more than `capacity`,
+    ///               or heads of different lengths; the errors of `score::attention`; errc::out_of_memory
     /// @complexity   as `score::attention`; reading `l.attention`: O(heads * queries * tokens)
     template <class T, class Cache, executor Run = serial>
     errc add(layer<T, Cache> const& l, arena& memory, Run const& run = {},
              score::reduction group = score::reduction::mean) noexcept {
         if (l.kv_heads() != heads || l.tokens() < used || l.tokens() > capacity) return errc::bad_shape;
-        if (std::ssize(values) < heads * capacity) return errc::bad_shape;
+        if (std::ssize(values) < heads * capacity || !is_even(l)) return errc::bad_shape;
         rollback const scratch_only{memory};
         result<scores> const seen = score::attention{.group = group}(l, memory, run);
         if (!seen) return seen.error();

@@ -204,6 +204,7 @@ TEST_CASE("column sums refuse what does not fit and stay as they were", "[kv][co
     l = r.view();
     l.queries.dim = 3;
     CHECK(sums.add(l, memory) == errc::bad_shape);
+    CHECK(sums.add(r.view(uneven{10, {10, 6}}), memory) == errc::bad_shape);  // sums have one length
     fixed_memory little{128};
     arena small{little.bytes()};
     CHECK(sums.add(r.view(), small) == errc::out_of_memory);
