@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <span>
+
 #include <terse/budget/budget.hpp>
 #include <terse/core/layer.hpp>
 #include <terse/score/scores.hpp>
@@ -28,9 +33,31 @@ struct evict {
     [[nodiscard]] result<plans> operator()(Input const& input, arena& memory, Run const& run = {}) const noexcept {
         result<index> const keep = budget.count(input.tokens());
         if (!keep) return keep.error();
+        index const heads = input.kv_heads(), tokens = input.tokens();
         select::quota const asked{*keep, sinks, recent};
-        return select::highest(score, input, input.kv_heads(), input.tokens(), fit ? asked.fitted() : asked, memory,
-                               run);
+        if (!fit) return select::highest(score, input, heads, tokens, asked, memory, run);
+        auto const choice = [&](scores const& s, std::span<select::row const> rows, std::span<plan> items,
+                                std::span<token> kept, arena& scratch) noexcept -> result<index> {
+            index const last = std::max(recent, tokens - s.tokens);  // what has no score counts as recent
+            if (sinks < *keep - last) {
+                errc const error = select::highest_of_rows(s, tokens, rows, items, kept, scratch, run);
+                if (error != errc::ok) return error;
+                return s.heads;
+            }
+            for (index h = 0; h < s.heads; ++h) {
+                auto const& [length, given] = rows[static_cast<std::size_t>(h)];
+                select::quota const own = select::quota{given.keep, sinks, last, given.guarded}.fitted();
+                index const count = own.fixed(length);
+                if (count > own.keep) return errc::bad_budget;
+                auto const sources = kept.first(static_cast<std::size_t>(count));
+                select::choose_fixed(own, length, sources);
+                std::construct_at(&items[static_cast<std::size_t>(h)], select_rows(sources, length));
+                kept = kept.subspan(sources.size());
+            }
+            return s.heads;
+        };
+        return select::choose_by_score(score, input, heads, tokens, asked.fitted(), heads * std::min(*keep, tokens),
+                                       choice, memory, run);
     }
 };
 

@@ -1,7 +1,8 @@
 #include <terse/kv/evict.hpp>
+#include <terse/kv/snapkv.hpp>
 #include <terse/score/norm.hpp>
 
-#include "support.hpp"
+#include "attention_reference.hpp"
 
 namespace terse::test {
 namespace {
@@ -39,6 +40,11 @@ TEST_CASE("evict keeps the best slots between sinks and recent ones", "[kv][evic
         {"protected above budget", {.budget = {1}, .sinks = 1, .recent = 1}, {1, 2, 3}, errc::bad_budget, {}},
         {"as many sinks as fit", {.budget = {2}, .sinks = 4, .recent = 4, .fit = true}, {1, 2, 3}, errc::ok, {0, 2}},
         {"a fit of one is the newest", {.budget = {1}, .sinks = 1, .recent = 1, .fit = true}, {1, 2, 3}, errc::ok, {2}},
+        {"a fit of sums that would overflow",
+         {.budget = {2}, .sinks = 1, .recent = std::numeric_limits<index>::max(), .fit = true},
+         {1, 2, 3},
+         errc::ok,
+         {0, 2}},
         {"negative sinks", {.budget = {2}, .sinks = -1}, {1, 2, 3}, errc::bad_budget, {}},
         {"negative recent", {.budget = {2}, .recent = -1}, {1, 2, 3}, errc::bad_budget, {}},
         {"sums that would overflow",
@@ -86,6 +92,37 @@ TEST_CASE("a scorer's window is kept, and must fit the budget", "[kv][evict]") {
     CHECK(list(kept(3).value()[0].sources) == tokens_list{1, 3, 4});
     CHECK(list(kept(2).value()[0].sources) == tokens_list{3, 4});
     CHECK(kept(1).error() == errc::bad_budget);
+
+    // What it leaves out gives way as recent slots do, where the policy fits what is protected to the budget.
+    auto const fitted = [&](index keep, index sinks, std::span<range const> guarded = {}) {
+        auto l = one_head(keys);
+        l.guarded = guarded;
+        return kv::evict<decltype(scorer)>{scorer, {keep}, sinks, 0, true}(l, memory);
+    };
+    CHECK(list(fitted(4, 1).value()[0].sources) == tokens_list{0, 1, 3, 4});
+    CHECK(list(fitted(3, 1).value()[0].sources) == tokens_list{0, 3, 4});
+    CHECK(list(fitted(2, 1).value()[0].sources) == tokens_list{0, 4});
+    CHECK(list(fitted(2, 4).value()[0].sources) == tokens_list{0, 4});
+    CHECK(list(fitted(1, 0).value()[0].sources) == tokens_list{4});
+    CHECK(list(fitted(1, 1).value()[0].sources) == tokens_list{4});
+    CHECK(list(fitted(5, 4).value()[0].sources) == tokens_list{0, 1, 2, 3, 4});
+    std::vector<range> const newest = {{4, 5}}, inner = {{2, 3}};
+    CHECK(list(fitted(1, 0, newest).value()[0].sources) == tokens_list{4});
+    CHECK(list(fitted(4, 1, inner).value()[0].sources) == tokens_list{0, 2, 3, 4});
+    CHECK(fitted(2, 1, inner).error() == errc::bad_budget);  // guarded slots give no way
+}
+
+TEST_CASE("a fit holds for a window of attention and for heads of different lengths", "[kv][evict]") {
+    random_layer<> const r{4, 2, 30, 8, 16, 3};
+    auto const scorer = kv::snapkv{.window = 16}.scorer();
+    arena memory;
+    kv::evict<score::attention> const p{scorer, {8}, 2, 16, true};
+    auto const plans = p(r.view(), memory).value();
+    for (index h = 0; h < 2; ++h) CHECK(list(plans[h].sources) == tokens_list{0, 1, 24, 25, 26, 27, 28, 29});
+    auto const shorter = p(r.view(uneven{30, {30, 5}}), memory).value();
+    CHECK(list(shorter[0].sources) == tokens_list{0, 1, 24, 25, 26, 27, 28, 29});
+    CHECK(list(shorter[1].sources) == tokens_list{0, 1, 2, 3, 4});
+    require_exact_peak([&](arena& a) { return p(r.view(), a); });
 }
 
 TEST_CASE("a scorer's error is evict's, and one row is one shared plan", "[kv][evict]") {
