@@ -24,7 +24,8 @@ struct attention {
     bool past_softmax = false;       ///< the softmax is over those slots alone (R-KV); implies past_only
     bool mean_queries = false;       ///< the mean over the voters instead of the sum
     bool per_visible = false;        ///< divide a slot's sum by the number of voters that see it
-    bool times_visible = false;      ///< a voter's row counts as often as there are slots before its own (FINCH)
+    bool times_visible = false;      ///< a voter's row counts as often as there are slots before its own: FINCH, by
+                                     ///< kvpress's count, one less than what it sees
     std::span<index const> heads{};  ///< the query heads that vote, ascending; empty: all
     bool highest_logits = false;     ///< a kv head's logit is the highest of its query heads' (R-KV); no `group` then
     bool across_heads = false;       ///< one row over all query heads, instead of one for each kv head
@@ -38,9 +39,9 @@ struct attention {
     ///              slots before the first voter in the head that holds most of them. NaN where a head has no slot to
     ///              score. errc::bad_setting for a negative count, an even kernel, heads that do not ascend or leave a
     ///              row without a voter, or highest logits across heads; errc::bad_shape when the layer has fewer
-    ///              queries than vote (more than `tokens` trailing voters count as `tokens`), when a row across heads
-    ///              is for heads of different lengths, when highest logits are asked of attention, and by
-    ///              `check_attention`; errc::out_of_memory
+    ///              queries than vote (not more than `tokens` trailing ones, and of queries with positions those that
+    ///              there are), when a row across heads is for heads of different lengths, when highest logits are
+    ///              asked of attention, and by `check_attention`; errc::out_of_memory
     /// @complexity  O(heads * queries * tokens * dim); scratch: heads * tokens floats, and a tile row of exponentials
     ///              for each key and worker
     template <class T, class Cache, executor Run = serial>
@@ -108,7 +109,7 @@ struct attention {
     template <class T, class Cache>
     [[nodiscard]] index voters_of(layer<T, Cache> const& l) const noexcept {
         if (queries == 0) return l.window();
-        return l.query_positions.empty() ? std::min(queries, l.tokens()) : queries;
+        return std::min(queries, l.query_positions.empty() ? l.tokens() : l.window());
     }
 
     template <class T, class Cache>

@@ -349,6 +349,32 @@ TEST_CASE("more voters than tokens are all the tokens", "[score][attention]") {
     arena memory;
     CHECK(list(score::attention{.queries = 32}(r.view(), memory).value().values) ==
           list(score::attention{}(r.view(), memory).value().values));
+
+    // Where queries have positions, those that there are vote: some may have been taken back.
+    random_layer<> const fewer{2, 2, 20, 8, 3, 5};
+    std::vector<token> const positions{17, 18, 19};
+    layer<float> l = fewer.view();
+    CHECK(score::attention{.queries = 8}(l, memory).error() == errc::bad_shape);
+    l.query_positions = positions;
+    for (bool const past_only : {false, true}) {
+        auto const asked = score::attention{.queries = 8, .past_only = past_only}(l, memory).value();
+        auto const all = score::attention{.past_only = past_only}(l, memory).value();
+        CHECK(asked.tokens == (past_only ? 17 : 20));
+        CHECK(list(asked.values) == list(all.values));
+    }
+}
+
+TEST_CASE("attention with heads of 128 channels", "[score][attention]") {
+    for (scorer_shape const s : {scorer_shape{8, 2, 65, 128, 7}, {4, 4, 129, 128, 1}, {5, 1, 300, 128, 33}}) {
+        random_layer<> const r{s, 31};
+        whole const of{r.view()};
+        for (std::size_t i = 0; i < settings.size(); ++i) {
+            if (settings[i].queries > s.window) continue;
+            CAPTURE(s.tokens, i);
+            arena memory;
+            require_close(settings[i](r.view(), memory).value(), reference(settings[i], r.view(), of), 2e-5);
+        }
+    }
 }
 
 }  // namespace terse::test
