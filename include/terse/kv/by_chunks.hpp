@@ -16,7 +16,8 @@ namespace terse::kv {
 /// compressed as soon as it is there.
 ///
 /// Source: kvpress's ChunkPress, over any scorer. Scorers that want queries get those of the chunk, where the layer has
-/// the queries of all its tokens.
+/// the queries of all its tokens. A short last chunk keeps what is protected in it, even where that is more than its
+/// share.
 template <class Score, budget::rule Budget = budget::ratio>
 struct by_chunks {
     Score score{};
@@ -25,14 +26,15 @@ struct by_chunks {
     index sinks = 0;     ///< first slots, always kept
     index recent = 0;    ///< last slots, always kept; those that the scorer leaves out of a chunk as well
 
-    /// Slots to keep of `tokens`, for each kv head; errors as the budget's.
+    /// Slots to keep of `tokens`, for each kv head, where a short last chunk protects no more than its share; errors as
+    /// the budget's.
     [[nodiscard]] result<index> count(index tokens) const noexcept {
         return budget::count_chunks(budget, tokens, chunk);
     }
 
     /// @param l   what `score` reads
     /// @return    a selection for each kv head, slots ascending; errc::bad_setting for a chunk below one; errors as
-    ///            `evict`'s: what is protected in a chunk must fit into what it keeps
+    ///            `evict`'s: what is protected in a whole chunk must fit into what it keeps
     /// @complexity the scorer's
     template <class T, class Cache, executor Run = serial>
     [[nodiscard]] result<plans> operator()(layer<T, Cache> const& l, arena& memory,
@@ -41,16 +43,17 @@ struct by_chunks {
         if (sinks < 0 || recent < 0) return errc::bad_budget;
         index const tokens = l.tokens(), heads = l.kv_heads();
         if (tokens < 0 || tokens > max_tokens || heads < 1 || !has_positions_of_all(l)) return errc::bad_shape;
-        result<index> const room = count(tokens);
-        if (!room) return room.error();
+        index const most = std::min(chunk, tokens);
+        result<index> const whole = count(tokens - tokens % chunk);
+        if (!whole) return whole.error();
         if (result<index> const least = budget.count(1); !least) return least.error();
+        index const room = *whole + most;  // a head's last chunk may keep all
 
         rollback undo{memory};
         auto const items = memory.take<plan>(heads);
-        auto const kept = memory.take<token>(heads * *room);
+        auto const kept = memory.take<token>(heads * room);
         if (!taken(items, kept)) return errc::out_of_memory;
         auto const top = memory.here();
-        index const most = std::min(chunk, tokens);
         auto const slots = memory.take<token>(heads * most);
         bool const has_positions = l.positions.data != nullptr;
         auto const positions = memory.take<token>(has_positions ? heads * most : 0);
@@ -74,32 +77,33 @@ struct by_chunks {
             tokens_view<token> const picked{slots.data(), heads, longest, most};
             tokens_view<token> const at{has_positions ? positions.data() : slots.data(), heads, longest, most};
             auto const part = pick_slots(l, picked, at, lengths, longest, {begin, begin + length});
-            select::quota const q{std::min(*budget.count(longest), *budget.count(length)),
-                                  std::clamp<index>(sinks - begin, 0, longest)};
+            index const share = std::min(*budget.count(longest), *budget.count(length));
+            index const leading = std::clamp<index>(sinks - begin, 0, longest);
+            select::quota const q{length < chunk ? std::max(share, leading) : share, leading};
             auto const choice = [&](scores const& s, std::span<select::row> rows, std::span<plan> parts,
                                     std::span<token> chosen, arena& scratch) noexcept -> result<index> {
                 for (index h = 0; h < s.heads; ++h) {  // each head ends somewhere else
                     select::row& own = rows[static_cast<std::size_t>(h)];
                     index const after = l.length(h) - begin - own.tokens;
-                    own.q.trailing = std::clamp<index>(recent - after, 0, own.tokens);
+                    own.q.trailing = std::max(std::clamp<index>(recent - after, 0, own.tokens), longest - s.tokens);
+                    if (own.tokens < chunk) own.q.keep = std::max(own.q.keep, own.q.fixed(own.tokens));
                 }
                 errc const error = select::highest_of_rows(s, longest, rows, parts, chosen, scratch, run);
                 if (error != errc::ok) return error;
                 return s.heads;
             };
             auto const before = memory.here();
-            index const most_kept = heads * std::min(q.keep, longest);
             result<plans> const best =
-                select::choose_by_score(score, part, heads, longest, q, most_kept, choice, memory, run);
+                select::choose_by_score(score, part, heads, longest, q, heads * longest, choice, memory, run);
             if (!best) return best.error();
             for (index h = 0; h < heads; ++h)
                 for (token const t : (*best)[h].sources)
-                    kept[static_cast<std::size_t>(h * *room + done[static_cast<std::size_t>(h)]++)] =
+                    kept[static_cast<std::size_t>(h * room + done[static_cast<std::size_t>(h)]++)] =
                         t + static_cast<token>(begin);
             memory.rewind(before);
         }
         for (index h = 0; h < heads; ++h) {
-            auto const own = kept.subspan(static_cast<std::size_t>(h * *room),
+            auto const own = kept.subspan(static_cast<std::size_t>(h * room),
                                           static_cast<std::size_t>(done[static_cast<std::size_t>(h)]));
             std::construct_at(&items[static_cast<std::size_t>(h)], select_rows(own, l.length(h)));
         }

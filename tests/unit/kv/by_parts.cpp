@@ -259,6 +259,36 @@ TEST_CASE("a block's queries vote where the layer has all", "[kv][by-blocks][by-
     require_exact_peak([&](arena& a) { return kv::by_chunks<score::attention>{scorer, {.5}, 6}(r.view(), a); });
 }
 
+TEST_CASE("a short last chunk keeps what is protected in it, at any length", "[kv][by-chunks]") {
+    auto const scorer = kv::snapkv{.window = 4, .pool = score::pooling::none, .kernel = 1}.scorer();
+    kv::by_chunks<score::attention> const p{scorer, {.5}, 10};
+    for (index n = 10; n <= 31; ++n) {
+        CAPTURE(n);
+        random_layer<> const r{4, 2, n, 8, n, static_cast<unsigned>(n)};
+        arena memory;
+        auto const got = p(r.view(), memory).value();
+        index const last = n % 10;
+        for (index h = 0; h < 2; ++h) {
+            auto const kept = list(got[h].sources);
+            CHECK(std::ssize(kept) == n / 10 * 5 + std::max(last / 2, std::min<index>(last, 4)));
+            CHECK(kept.back() == n - 1);
+        }
+    }
+    std::vector<float> const keys = {5, 1, 4, 2, 9, 3, 7, 8};
+    arena memory;
+    auto const kept = [&](kv::by_chunks<score::norm> const& by) {
+        return list(by(one_head(keys), memory).value()[0].sources);
+    };
+    CHECK(kept({{}, {.5}, 6, 0, 2}) == tokens_list{1, 3, 5, 6, 7});
+    CHECK(kept({{}, {.25}, 9, 2, 1}) == tokens_list{0, 1, 7});  // a prompt that is less than a chunk
+    auto l = one_head(keys);
+    std::vector<range> const guarded = {{6, 8}};
+    l.guarded = guarded;
+    CHECK(list(kv::by_chunks<score::norm>{{}, {.5}, 6}(l, memory).value()[0].sources) == tokens_list{1, 3, 5, 6, 7});
+    CHECK(kv::by_chunks<score::norm>{{}, {.5}, 6, 0, 6}(one_head(keys), memory).error() == errc::bad_budget);
+    CHECK(kv::by_chunks<score::norm>{{}, {.25}, 4, 2}(one_head(keys), memory).error() == errc::bad_budget);
+}
+
 TEST_CASE("every chunk is scored by itself", "[kv][by-chunks]") {
     for (auto const [n, chunk] : std::vector<std::array<index, 2>>{{40, 7}, {41, 10}, {30, 64}, {12, 1}, {21, 20}}) {
         check_chunks(score::norm{}, n, chunk, .4);

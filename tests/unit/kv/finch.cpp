@@ -79,6 +79,43 @@ TEST_CASE("finch keeps the best of every chunk and the question", "[kv][finch]")
     }
 }
 
+TEST_CASE("finch keeps the question of prompts of any length, past what a short last chunk may keep", "[kv][finch]") {
+    shares const p{{.keep = .5}, 8, 20};
+    for (index n = 20; n <= 61; ++n) {
+        CAPTURE(n);
+        random_layer<> const r{4, 2, n, 16, 8, static_cast<unsigned>(n)};
+        arena memory;
+        auto const got = p(r.view(), memory).value();
+        index const last = n % 20;
+        for (index h = 0; h < 2; ++h) {
+            auto const kept = list(got[h].sources);
+            CHECK(std::ssize(kept) == p.count(n).value());
+            CHECK(std::ssize(kept) == n / 20 * 10 + std::max(last / 2, std::min<index>(last, 8)));
+            for (index t = 0; t < 8; ++t)
+                CHECK(kept[kept.size() - 1 - static_cast<std::size_t>(t)] == static_cast<token>(n - 1 - t));
+        }
+        require_exact_peak([&](arena& a) { return p(r.view(), a); });
+    }
+    // Guarded slots of the short chunk stay as well, beside the question.
+    random_layer<> const r{4, 2, 50, 16, 8, 3};
+    std::vector<range> const guarded = {{40, 45}};
+    auto l = r.view();
+    l.guarded = guarded;
+    arena memory;
+    CHECK(p(l, memory).value()[1].kept() == 20 + 10);
+
+    // The question stays where fewer of its queries are there.
+    std::vector<token> const positions{48, 49};
+    random_layer<> const fewer{4, 2, 50, 16, 2, 3};
+    l = fewer.view();
+    l.query_positions = positions;
+    for (index h = 0; h < 2; ++h) {
+        auto const kept = list(p(l, memory).value()[h].sources);
+        CHECK(std::ssize(kept) == 20 + 8);
+        CHECK(kept[20] == 42);
+    }
+}
+
 TEST_CASE("after finch the kept keys stand at the positions from zero", "[kv][finch]") {
     index const n = 20, dim = 4;
     std::vector<float> const frequency = {1, .01F};
