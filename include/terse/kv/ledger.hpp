@@ -35,11 +35,18 @@ enum class numbering : unsigned char {
 /// What an eviction decided: nothing where `kept` is empty.
 struct eviction {
     plans kept{};                    ///< a selection for each kv head, or one for all: moves keys, values and all state
-    tokens_view<token> positions{};  ///< [kv_heads, slots]: before the eviction
+    tokens_view<token> positions{};  ///< [kv_heads, slots]: before the eviction; the ledger's own, until `commit`
+    index next = 0;                  ///< position of the next token, where positions stay
 
     [[nodiscard]] constexpr bool evicts() const noexcept { return !kept.items.empty(); }
 
-    /// By how much row i of head h turns when positions are renumbered.
+    /// Position of the next token once this is committed.
+    /// @pre where positions are renumbered, it evicts, and heads keep the same number
+    [[nodiscard]] constexpr index next_position(numbering how = numbering::keep) const noexcept {
+        return how == numbering::keep ? next : kept[0].kept();
+    }
+
+    /// By how much row i of head h turns when positions are renumbered. Turn keys before `commit`.
     [[nodiscard]] constexpr index delta(index h, index i) const noexcept {
         return i - positions.row(h)[kept[h].sources[static_cast<std::size_t>(i)]];
     }
@@ -52,6 +59,9 @@ struct eviction {
 ///     auto const e = books.evict_if_needed(policy, {.keys = keys, .values = values}, {}, memory);
 ///     if (e && e->evicts()) { compact(keys, e->kept); compact(values, e->kept); books.commit(*e); }
 ///
+/// A cache that only grows has no room made in it, but not all that is new need enter: guard what it holds, positions
+/// [0, first new one), and what the policy keeps of the tokens appended is let in; no other row moves.
+///
 /// All of it lies in one stretch of the engine's memory: to save it or to fork a beam, copy those bytes along with the
 /// cache and `attach` to the copy. Not for several threads at once.
 template <real T = float>
@@ -63,7 +73,7 @@ class ledger {
         index capacity = 0;  ///< the most slots of a head
         index heads = 0;     ///< query heads; these three may be 0 where no policy reads queries
         index dim = 0;       ///< of a query
-        index window = 0;    ///< last queries that are held
+        index window = 0;    ///< last queries that are held: the policy's, and as many more as are ever taken back
     };
 
     /// Memory that a ledger takes, aligned to 64 bytes. O(kv_heads * capacity + heads * window * dim)
@@ -175,6 +185,7 @@ class ledger {
     errc take_back(index tokens) noexcept {
         if (tokens < 0 || tokens > head_->next) return errc::bad_shape;
         head_->next -= tokens;
+        head_->since = std::max<index>(head_->since - tokens, 0);
         for (index h = 0; h < sizes().kv_heads; ++h) {
             auto const own = positions(h);
             auto const end = std::lower_bound(own.begin(), own.end(), head_->next);
@@ -210,8 +221,8 @@ class ledger {
     template <class Policy, class Cache, executor Run = serial>
     [[nodiscard]] result<eviction> evict_if_needed(Policy const& policy, layer<T, Cache> const& l, trigger const& when,
                                                    arena& memory, Run const& run = {}) noexcept {
-        if (!is_due(when)) return eviction{};
-        auto const decided = longest() > when.above ? decide(policy, l, memory, run) : eviction{};
+        if (!is_due(when)) return nothing();
+        auto const decided = longest() > when.above ? decide(policy, l, memory, run) : nothing();
         if (!decided) return decided;
         head_->since = 0;
         if (head_->stage == stage::prompt_ended) head_->stage = stage::decoding;
@@ -219,15 +230,15 @@ class ledger {
     }
 
     /// The same at once, so that `coming` tokens can be appended: policies with a setting `keep` keep no more than that
-    /// leaves, `streaming_llm` makes room by itself.
+    /// leaves, those whose recent slots give way to `coming` ones (`streaming_llm`) make room by themselves.
     /// @return  errc::bad_budget when there is no room for as many, or the policy left too little
     template <class Policy, class Cache, executor Run = serial>
     [[nodiscard]] result<eviction> make_room(Policy policy, layer<T, Cache> const& l, index coming, arena& memory,
                                              Run const& run = {}) const noexcept {
         index const room = sizes().capacity - coming;
         if (coming < 0 || room < 1) return errc::bad_budget;
-        if (longest() <= room) return eviction{};
-        if constexpr (requires { policy.coming; }) {
+        if (longest() <= room) return nothing();
+        if constexpr (requires { policy.recent - policy.coming; }) {  // moa's is no room: its spans count it
             policy.coming = coming;
         } else if constexpr (requires { policy.keep; }) {
             policy.keep = std::min<index>(policy.keep, room);
@@ -373,10 +384,11 @@ class ledger {
         if (errc const error = check(*kept); error != errc::ok) return error;
         bool goes = false;
         for (index h = 0; h < l.kv_heads(); ++h) goes = goes || (*kept)[h].kept() < length(h);
-        if (!goes) return eviction{};
+        if (!goes) return nothing();
         undo.keep();
-        return eviction{*kept, known.positions};
+        return eviction{*kept, known.positions, head_->next};
     }
+    [[nodiscard]] result<eviction> nothing() const noexcept { return eviction{.next = head_->next}; }
 
     header* head_ = nullptr;
 

@@ -5,10 +5,13 @@
 #include <terse/kv/h2o.hpp>
 #include <terse/kv/key_norm.hpp>
 #include <terse/kv/ledger.hpp>
+#include <terse/kv/moa.hpp>
 #include <terse/kv/rotate.hpp>
 #include <terse/kv/snapkv.hpp>
 #include <terse/kv/streaming_llm.hpp>
+#include <terse/kv/threshold.hpp>
 #include <terse/kv/tova.hpp>
+#include <terse/score/norm.hpp>
 
 #include "attention_reference.hpp"
 
@@ -243,6 +246,8 @@ TEST_CASE("heads keep their own slots, and renumbering says how far keys turn", 
     auto const kept0 = list(evicted.kept[0].sources), kept1 = list(evicted.kept[1].sources);
     REQUIRE(kept0 != kept1);
     CHECK(evicted.delta(1, 6) == 6 - 11);
+    CHECK(evicted.next_position() == 12);
+    CHECK(evicted.next_position(kv::numbering::renumber) == 7);
     auto const before = books::attach(e.books.memory.bytes()).value();  // the same ledger again
     CHECK(before.digest() == e.ledger().digest());
     e.apply(evicted);
@@ -250,6 +255,7 @@ TEST_CASE("heads keep their own slots, and renumbering says how far keys turn", 
     CHECK(positions(e.ledger(), 0) == kept0);
     CHECK(positions(e.ledger(), 1) == kept1);
     CHECK(e.ledger().next_position() == 12);
+    CHECK(e.ledger().evict_if_needed(a, e.view(), {}, e.memory)->next_position() == 12);  // nothing is due
     e.append(3);
     CHECK(e.ledger().positions(1).back() == 14);
     e.require_keys_at_positions();
@@ -262,7 +268,9 @@ TEST_CASE("heads keep their own slots, and renumbering says how far keys turn", 
             CHECK(again.delta(h, i) ==
                   i - e.ledger().positions(
                           h)[static_cast<std::size_t>(again.kept[h].sources[static_cast<std::size_t>(i)])]);
+    CHECK(again.next_position() == 15);
     REQUIRE(e.ledger().commit(again, kv::numbering::renumber) == errc::ok);
+    CHECK(e.ledger().next_position() == again.next_position(kv::numbering::renumber));
     CHECK(positions(e.ledger(), 1) == from_to(0, 7));
     CHECK(e.ledger().next_position() == 7);
     CHECK(e.ledger().complete(e.view()).queries.data == nullptr);
@@ -325,6 +333,12 @@ TEST_CASE("a ledger makes room for another turn", "[kv][ledger]") {
     CHECK(room(kv::streaming_llm{.sinks = 9, .recent = 11}, 15).error() == errc::bad_budget);  // sinks stay
     CHECK(room(kv::key_norm{.keep = 16, .sinks = 3, .recent = 3}, 16).error() == errc::bad_budget);
     CHECK(e.memory.used() == 0);
+    CHECK(room(kv::key_norm{.keep = 16}, 2)->next_position() == 18);
+    // What moa's spans count as coming is no room: half of 18 slots.
+    std::vector<budget::elastic_span> const half_of_them = {{0, 0.5}, {0, 0.5}};
+    kv::moa const spans{.spans = half_of_them, .sinks = 1, .minimum = 1, .multiple = 1, .coming = 0};
+    CHECK(room(spans, 8)->kept[0].kept() == 9);
+    CHECK(room(spans, 12).error() == errc::bad_budget);
     e.apply(room(kv::key_norm{.keep = 16}, 8).value());
     e.append(8);
     CHECK(e.ledger().length(0) == 20);
@@ -367,6 +381,97 @@ TEST_CASE("shared prefixes and speculative tails stay until they are released", 
     e.append(1);
     CHECK(list(e.ledger().complete(e.view()).query_positions) ==
           tokens_list{static_cast<token>(next - 2), static_cast<token>(next - 1)});
+}
+
+TEST_CASE("tokens that are taken back do not count for the next eviction", "[kv][ledger]") {
+    engine<> e{40, 30, 0, 11};
+    kv::key_norm const policy{.keep = 4, .recent = 4};
+    kv::trigger const when{.every = 4};
+    e.append(3);
+    REQUIRE(e.ledger().take_back(2) == errc::ok);
+    e.append(2);
+    CHECK_FALSE(e.evict(policy, when));
+    e.append(1);
+    CHECK_FALSE(e.evict(policy, when));  // of four slots none has to go
+    e.append(5);
+    CHECK(e.evict(policy, when));
+    // Those that were counted before the last eviction take nothing from the tokens since.
+    e.append(1);
+    REQUIRE(e.ledger().take_back(3) == errc::ok);
+    e.append(3);
+    CHECK_FALSE(e.evict(policy, when));
+    e.append(1);
+    CHECK(e.evict(policy, when));
+}
+
+TEST_CASE("a window votes with the queries that speculation left", "[kv][ledger]") {
+    kv::snapkv const policy{.keep = 12, .window = 8};
+    engine<> e{60, 40, 8, 12};
+    e.append(20);
+    REQUIRE(e.ledger().take_back(3) == errc::ok);
+    e.append(1);
+    CHECK(std::ssize(e.ledger().complete(e.view()).query_positions) == 6);
+    REQUIRE(e.evict(policy));
+    CHECK(e.ledger().longest() == 12);
+    e.require_keys_at_positions();
+
+    // With as many queries more as are taken back, all vote.
+    engine<> more{60, 40, 11, 12};
+    more.append(20);
+    REQUIRE(more.ledger().take_back(3) == errc::ok);
+    engine<> straight{60, 40, 8, 12};
+    straight.append(17);
+    REQUIRE(more.evict(policy));
+    REQUIRE(straight.evict(policy));
+    CHECK(positions(more.ledger(), 0) == positions(straight.ledger(), 0));
+    CHECK(positions(more.ledger(), 1) == positions(straight.ledger(), 1));
+}
+
+TEST_CASE("a cache that only grows lets the best of what is new in", "[kv][ledger][guarded]") {
+    engine<> e{60, 40, 0, 13};
+    e.append(6);
+    auto const rows_of_head = [&](index h) {
+        return std::vector<float>(e.cache().row(h, 0), e.cache().row(h, 0) + e.ledger().length(h) * 8);
+    };
+    for (int step = 0; step < 5; ++step) {
+        token const first = static_cast<token>(e.ledger().next_position());
+        index const held = e.ledger().longest();
+        std::vector<range> const cached = {{0, first}};
+        auto const before = rows_of_head(1);
+        e.append(4);
+        REQUIRE(e.evict(kv::key_norm{.keep = held + 2}, {}, cached));
+        auto const after = rows_of_head(1);
+        CHECK(std::equal(before.begin(), before.end(), after.begin()));
+        for (index h = 0; h < 2; ++h) {
+            // The shortest two of the four.
+            std::vector<std::pair<float, token>> order;
+            for (token t = first; t < first + 4; ++t) {
+                float const* const key = e.all.keys.row(t, h);
+                order.emplace_back(std::inner_product(key, key + 8, key, 0.0F), t);
+            }
+            std::sort(order.begin(), order.end());
+            tokens_list best = {order[0].second, order[1].second};
+            std::sort(best.begin(), best.end());
+            auto const own = positions(e.ledger(), h);
+            CHECK(tokens_list(own.end() - 2, own.end()) == best);
+            CHECK(std::ssize(own) == held + 2);
+        }
+        e.require_keys_at_positions();
+    }
+    // By a predicate on the score, as many as pass it.
+    index const held = e.ledger().longest();
+    std::vector<range> const cached = {{0, e.ledger().next_position()}};
+    e.append(6);
+    using admission = kv::threshold<score::norm>;
+    e.evict(admission{.least = -1.5F, .recent = 0}, {}, cached);
+    for (index h = 0; h < 2; ++h) {
+        index passed = 0;
+        for (token t = static_cast<token>(cached[0].end); t < cached[0].end + 6; ++t) {
+            float const* const key = e.all.keys.row(t, h);
+            passed += std::sqrt(std::inner_product(key, key + 8, key, 0.0F)) <= 1.5F;
+        }
+        CHECK(e.ledger().length(h) == held + passed);
+    }
 }
 
 TEST_CASE("a copy of a ledger's memory is a ledger: fork, save, restore", "[kv][ledger]") {
