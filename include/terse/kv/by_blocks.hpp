@@ -18,7 +18,8 @@ namespace terse::kv {
 /// Resource-Constrained Environments", arXiv:2504.15364, over any scorer; as kvpress's BlockPress. An engine that feeds
 /// a prompt in blocks calls `evict` after each, with the same result.
 ///
-/// Scorers that want queries get those of the block, where the layer has the queries of all its tokens.
+/// Scorers that want queries get those of the block, where the layer has the queries of all its tokens:
+/// all of them, where a short last block has fewer than `score::attention` is to ask.
 template <class Score>
 struct by_blocks {
     Score score{};
@@ -50,8 +51,9 @@ struct by_blocks {
         auto const top = memory.here();
         bool const has_positions = l.positions.data != nullptr;
         auto const positions = memory.take<token>(has_positions ? heads * room : 0);
+        auto const asking = memory.take<token>(std::min(block, tokens));
         auto const lengths = memory.take<index>(heads);
-        if (!taken(slots, positions, lengths)) return errc::out_of_memory;
+        if (!taken(slots, positions, asking, lengths)) return errc::out_of_memory;
         auto const row = [room](std::span<token> all, index h) {
             return all.subspan(static_cast<std::size_t>(h * room), static_cast<std::size_t>(room));
         };
@@ -75,7 +77,11 @@ struct by_blocks {
             }
             tokens_view<token> const picked{slots.data(), heads, longest, room};
             tokens_view<token> const at{has_positions ? positions.data() : slots.data(), heads, longest, room};
-            auto const now = pick_slots(l, picked, at, lengths, longest, {begin, end});
+            auto now = pick_slots(l, picked, at, lengths, longest, {begin, end});
+            if (now.window() > 0 && !has_positions) {  // fewer may be there than a scorer asks for
+                std::iota(asking.begin(), asking.end(), static_cast<token>(begin));
+                now.query_positions = asking.first(static_cast<std::size_t>(end - begin));
+            }
             auto const before = memory.here();
             result<plans> const best = select::highest(score, now, heads, longest, q, memory, run);
             if (!best) return best.error();

@@ -211,9 +211,15 @@ TEST_CASE("blocks and chunks go by each head's own end and positions", "[kv][by-
 }
 
 TEST_CASE("a block's queries vote where the layer has all", "[kv][by-blocks][by-chunks]") {
-    index const n = 24;
+    index const n = GENERATE(24, 23, 19, 17);  // whole blocks and chunks, and last ones with fewer tokens than a window
+    CAPTURE(n);
     random_layer<> const r{4, 2, n, 8, n, 5};
     auto const scorer = kv::snapkv{.window = 2, .pool = score::pooling::none, .kernel = 1}.scorer();
+    auto const fewer = [&](index tokens) {
+        auto own = scorer;
+        own.queries = std::min(own.queries, tokens);
+        return own;
+    };
     kv::by_blocks<score::attention> const p{scorer, 10, 6, 0, 2};
     arena memory;
     auto const got = p(r.view(), memory).value();
@@ -232,7 +238,7 @@ TEST_CASE("a block's queries vote where the layer has all", "[kv][by-blocks][by-
             for (index t = begin; t < end; ++t) kept.push_back(static_cast<token>(t));
             auto const keys = rows_of(r.keys, kv, kept);
             layer<float> const l{.keys = keys.by_head(), .queries = queries_of(kv, begin, end)};
-            auto const best = kv::evict<score::attention>{scorer, {10}, 0, 2}(l, memory).value();
+            auto const best = kv::evict<score::attention>{fewer(end - begin), {10}, 0, 2}(l, memory).value();
             tokens_list next;
             for (token const t : best[0].sources) next.push_back(kept[static_cast<std::size_t>(t)]);
             kept = next;
@@ -240,11 +246,12 @@ TEST_CASE("a block's queries vote where the layer has all", "[kv][by-blocks][by-
         CHECK(list(got[kv].sources) == kept);
         tokens_list of_chunks;
         for (token begin = 0; begin < n; begin += 6) {
-            tokens_list slots(6);
+            index const length = std::min<index>(6, n - begin);
+            tokens_list slots(static_cast<std::size_t>(length));
             std::iota(slots.begin(), slots.end(), begin);
             auto const keys = rows_of(r.keys, kv, slots);
-            layer<float> const l{.keys = keys.by_head(), .queries = queries_of(kv, begin, begin + 6)};
-            auto const best = kv::evict<score::attention, budget::ratio>{scorer, {.5}}(l, memory).value();
+            layer<float> const l{.keys = keys.by_head(), .queries = queries_of(kv, begin, begin + length)};
+            auto const best = kv::evict<score::attention, budget::ratio>{fewer(length), {.5}}(l, memory).value();
             for (token const t : best[0].sources) of_chunks.push_back(begin + t);
         }
         CHECK(list(chunks[kv].sources) == of_chunks);
