@@ -100,6 +100,9 @@ void rotate_heads(Cache const& keys, index begin, index end, bool shared, Rows c
 /// bit become floats, turn, and are made codes again, under scales of their new magnitudes: a call costs at most half a
 /// step of the new scale a channel.
 ///
+/// A cache of keys before their rotation, StreamingLLM's own, never drifts: at each use copy it and turn the copy from
+/// zeros to the positions that count, those of the slots 0, 1, ... there.
+///
 /// Source: Su et al., "RoFormer", arXiv:2104.09864; used so by FINCH and by StreamingLLM on rotated caches.
 /// @param keys  [heads, tokens, dim], paged, ragged or not; rows past a head's length are left alone
 /// @param from  [tokens] for all heads, or [heads, tokens]: the positions that the keys have

@@ -9,6 +9,7 @@
 
 #include <terse/kv/compact.hpp>
 #include <terse/kv/rotate.hpp>
+#include <terse/kv/streaming_llm.hpp>
 
 namespace kv = terse::kv;
 using kv::rope_layout;
@@ -217,6 +218,54 @@ TEST_CASE("a compacted cache is renumbered from 0", "[kv][rotate]") {
         for (terse::index i = 0; i < second.tokens * dim; ++i)
             CHECK(second.data[i] == Approx(each.row(1, 0)[i]).margin(1e-4));
     }
+}
+
+TEMPLATE_TEST_CASE("keys cached before their rotation turn at each use, and never drift", "[kv][rotate]", float,
+                   terse::half, terse::bfloat16) {
+    constexpr terse::index heads = 2, tokens = 50, room = 12, dim = 24;
+    kv::streaming_llm const policy{.sinks = 2, .recent = 9};
+    auto const w = frequencies(12);
+    kv::rope const r{w};
+    std::vector<token> const nowhere(room);
+    std::vector<token> slots(room);
+    std::iota(slots.begin(), slots.end(), token{0});
+    std::vector<TestType> raw(heads * tokens * dim), expected = raw;
+    encode<TestType>(terse::head_major(raw.data(), heads, tokens, dim), r, std::vector<token>(tokens));
+
+    std::vector<TestType> cache(heads * room * dim);
+    auto const rows_of = [](std::vector<TestType>& memory, terse::index count) {
+        return terse::heads_span<TestType>{memory.data(), heads, count, dim, room * dim, dim};
+    };
+    std::vector<token> held;
+    terse::arena memory;
+    for (token now = 0; now < tokens; ++now) {
+        held.push_back(now);
+        auto const used = std::ssize(held);
+        for (terse::index h = 0; h < heads; ++h)
+            std::copy_n(raw.data() + (h * tokens + now) * dim, dim, rows_of(cache, used).row(h, used - 1));
+
+        auto turned = cache;
+        auto const count = static_cast<std::size_t>(used);
+        std::span<token const> const from{nowhere.data(), count}, to{slots.data(), count};
+        REQUIRE(kv::rotate(rows_of(turned, used), from, to, r) == errc::ok);
+        std::vector<token> stands(tokens);
+        for (std::size_t i = 0; i < count; ++i) stands[static_cast<std::size_t>(held[i])] = slots[i];
+        encode<TestType>(terse::head_major(expected.data(), heads, tokens, dim), r, stands);
+        for (terse::index h = 0; h < heads; ++h)
+            for (std::size_t i = 0; i < count; ++i)
+                for (terse::index c = 0; c < dim; ++c)
+                    REQUIRE(
+                        static_cast<float>(rows_of(turned, used).row(h, static_cast<terse::index>(i))[c]) ==
+                        Approx(static_cast<float>(expected[static_cast<std::size_t>((h * tokens + held[i]) * dim + c)]))
+                            .margin(static_cast<double>(unit<TestType>)));
+
+        memory.rewind();
+        auto const kept = policy(used, memory).value();
+        REQUIRE(kv::compact(rows_of(cache, used), kept) == errc::ok);
+        REQUIRE(kv::compact(std::span{held}, kept[0]) == errc::ok);
+        held.resize(static_cast<std::size_t>(kept[0].kept()));
+    }
+    CHECK(held == std::vector<token>{0, 1, 41, 42, 43, 44, 45, 46, 47, 48, 49});
 }
 
 TEST_CASE("a rotation that does not fit changes nothing", "[kv][rotate]") {
