@@ -1,12 +1,17 @@
 // What an engine without exceptions, RTTI or hidden allocation gets: every policy runs, a growing arena allocates for
-// the first call only, a fixed one never, and nothing else allocates at all.
+// the first call only, a fixed one never, and nothing else allocates at all. Built for every x86-64, it holds no
+// instruction of another: kernels of all storages and bits are here for that, too.
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <new>
 #include <span>
 
+#include <terse/core/thread_pool.hpp>
+#include <terse/simd/dot_quantised.hpp>
+#include <terse/simd/quantise.hpp>
 #include <terse/terse.hpp>
 
 namespace {
@@ -36,16 +41,20 @@ void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::fre
 namespace {
 constexpr terse::index kv_heads = 2, heads = 4, tokens = 96, dim = 40, window = 8;
 
-std::array<float, kv_heads * tokens * dim> keys{};
-std::array<float, heads * tokens * dim> queries{};
-std::array<float, tokens * dim> out{};
+template <class T>
+std::array<T, kv_heads * tokens * dim> keys{};
+template <class T>
+std::array<T, heads * tokens * dim> queries{};
+template <class T>
+std::array<T, tokens * dim> out{};
 std::array<float, kv_heads * tokens> sums{};
 alignas(64) std::array<std::byte, std::size_t{1} << 20> fixed{};
 
-terse::layer<float> whole_prompt() {
-    auto const all = terse::head_major(std::as_const(keys).data(), kv_heads, tokens, dim);
+template <class T = float>
+terse::layer<T> whole_prompt() {
+    auto const all = terse::head_major(std::as_const(keys<T>).data(), kv_heads, tokens, dim);
     return {
-        .keys = all, .values = all, .queries = terse::head_major(std::as_const(queries).data(), heads, tokens, dim)};
+        .keys = all, .values = all, .queries = terse::head_major(std::as_const(queries<T>).data(), heads, tokens, dim)};
 }
 
 struct check {
@@ -53,20 +62,24 @@ struct check {
     bool (*run)(terse::arena& memory);
 };
 
-template <class Policy>
+template <class T = float, class Policy>
 bool evicts(Policy const& policy, terse::arena& memory) {
-    auto const plans = policy(whole_prompt(), memory);
+    auto const plans = policy(whole_prompt<T>(), memory);
     return plans && (*plans)[0].kept() == policy.count(tokens);
 }
 
+template <class T = float>
 bool reduces(terse::result<terse::plan> const& p, terse::index kept, terse::arena& memory) {
-    auto const x = terse::view(std::as_const(keys).data(), tokens, dim);
-    auto const y = terse::view(out.data(), kept, dim);
+    auto const x = terse::view(std::as_const(keys<T>).data(), tokens, dim);
+    auto const y = terse::view(out<T>.data(), kept, dim);
     return p && p->kept() == kept && terse::apply(*p, x, y) == terse::errc::ok &&
            terse::compose(*p, *terse::keep_all(tokens, memory), memory);
 }
 
-terse::tokens_view<float> tokens_in() { return terse::view(std::as_const(keys).data(), tokens, dim); }
+template <class T = float>
+terse::tokens_view<T> tokens_in() {
+    return terse::view(std::as_const(keys<T>).data(), tokens, dim);
+}
 
 constexpr check checks[] = {
     {"kv::streaming_llm", [](terse::arena& m) { return evicts(terse::kv::streaming_llm{.recent = 20}, m); }},
@@ -74,7 +87,7 @@ constexpr check checks[] = {
     {"kv::keydiff", [](terse::arena& m) { return evicts(terse::kv::keydiff{.keep = 20}, m); }},
     {"kv::q_filter",
      [](terse::arena& m) {
-         auto const filters = terse::view(std::as_const(queries).data(), kv_heads, dim);
+         auto const filters = terse::view(std::as_const(queries<float>).data(), kv_heads, dim);
          return evicts(terse::kv::q_filter{.keep = 20, .filters = filters}, m);
      }},
     {"kv::cur", [](terse::arena& m) { return evicts(terse::kv::cur{.keep = 20}, m); }},
@@ -94,7 +107,7 @@ constexpr check checks[] = {
      [](terse::arena& m) {
          auto const plans = terse::kv::think{.keep = 16, .window = window}(whole_prompt(), m);
          if (!plans || (*plans)[0].kept() != 16) return false;
-         auto const thin = terse::head_major(out.data(), kv_heads, tokens, 16);
+         auto const thin = terse::head_major(out<float>.data(), kv_heads, tokens, 16);
          return terse::kv::gather_channels(whole_prompt().keys, thin, *plans, kv_heads) == terse::errc::ok;
      }},
     {"kv::snapkv", [](terse::arena& m) { return evicts(terse::kv::snapkv{.keep = 20, .window = window}, m); }},
@@ -130,7 +143,7 @@ constexpr check checks[] = {
      }},
     {"kv::criticalkv",
      [](terse::arena& m) {
-         auto const projection = terse::view(std::as_const(queries).data(), 6, heads * dim);
+         auto const projection = terse::view(std::as_const(queries<float>).data(), 6, heads * dim);
          return evicts(terse::kv::criticalkv<terse::score::norm>{.projection = projection, .keep = 20}, m);
      }},
     {"kv::chunkkv",
@@ -178,7 +191,7 @@ constexpr check checks[] = {
      [](terse::arena&) {
          static std::array<terse::token, kv_heads> slots;
          terse::kv::column_sums state{.values = sums, .heads = kv_heads, .capacity = tokens, .used = tokens};
-         auto const attention = terse::head_major<float const>(keys.data(), kv_heads, 1, tokens);
+         auto const attention = terse::head_major<float const>(keys<float>.data(), kv_heads, 1, tokens);
          terse::kv::h2o const policy{.keep = tokens - 1, .recent = 10};
          return policy.step(state, attention, tokens - 1, slots) == terse::errc::ok && slots[0] < tokens - 10;
      }},
@@ -215,7 +228,7 @@ constexpr check checks[] = {
     {"kv::ring",
      [](terse::arena&) {
          terse::kv::ring r{.sinks = 4, .recent = tokens - 4};
-         auto const cache = terse::head_major(std::as_const(keys).data(), kv_heads, tokens, dim);
+         auto const cache = terse::head_major(std::as_const(keys<float>).data(), kv_heads, tokens, dim);
          return r.append(tokens) == terse::errc::ok && r.append(7) == terse::errc::ok &&
                 terse::kv::in_order(cache, r)->row(1, 4) == cache.row(1, 11);
      }},
@@ -229,7 +242,7 @@ constexpr check checks[] = {
      [](terse::arena& m) {
          static std::array<std::int8_t, kv_heads * tokens * 32> codes;
          static std::array<float, kv_heads * tokens> scales;
-         auto const row = [](terse::index t) { return keys.data() + t * dim; };
+         auto const row = [](terse::index t) { return keys<float>.data() + t * dim; };
          terse::simd::quantise_int8(kv_heads * tokens, row, 32, 32, codes.data(), scales.data());
          terse::layer<float, terse::quantised_view<float>> l{};
          l.keys = terse::quantised(terse::head_major(std::as_const(codes).data(), kv_heads, tokens, 32),
@@ -238,6 +251,11 @@ constexpr check checks[] = {
          auto const cache = terse::quantised(terse::head_major(codes.data(), kv_heads, tokens, 32),
                                              terse::head_major(scales.data(), kv_heads, tokens, 1), 32);
          return plans && terse::kv::compact(cache, *plans) == terse::errc::ok;
+     }},
+    {"an engine's thread pool",
+     [](terse::arena& m) {
+         return terse::kv::snapkv{.keep = 20, .window = window}(whole_prompt(), m, terse::thread_pool{}).error() ==
+                terse::errc::ok;
      }},
     {"kv::duo_attention",
      [](terse::arena& m) { return evicts(terse::kv::duo_attention{.sinks = 4, .recent = 20}, m); }},
@@ -254,6 +272,16 @@ constexpr check checks[] = {
          constexpr std::array types = {terse::kv::token_type::visual, terse::kv::token_type::compression};
          auto const plans = terse::kv::voco_llama{}(types, m);
          return plans && (*plans)[0].kept() == 1;
+     }},
+    {"kv::meta_tokens",
+     [](terse::arena& m) {
+         static constexpr auto types = [] {
+             std::array<terse::kv::token_type, tokens> all{};
+             all[40] = terse::kv::token_type::compression;
+             return all;
+         }();
+         auto const plans = terse::kv::meta_tokens{.sinks = 4, .recent = 20}(types, m);
+         return plans && (*plans)[0].kept() == 25;
      }},
     {"kv::deep_forcing",
      [](terse::arena& m) {
@@ -290,25 +318,62 @@ constexpr check checks[] = {
              16, m);
      }},
 };
-}  // namespace
 
-int main() {
+/// The kernels that read keys, queries and tokens, in their storage.
+template <class T>
+constexpr check in_storage[] = {
+    {"norms", [](terse::arena& m) { return evicts<T>(terse::kv::key_norm{.keep = 20}, m); }},
+    {"differences", [](terse::arena& m) { return evicts<T>(terse::kv::keydiff{.keep = 20}, m); }},
+    {"attention", [](terse::arena& m) { return evicts<T>(terse::kv::snapkv{.keep = 20, .window = window}, m); }},
+    {"similarities and means",
+     [](terse::arena& m) { return reduces<T>(terse::merge::tome{.remove = 16}(tokens_in<T>(), m), 80, m); }},
+    {"products with keys in 8 and 4 bit",
+     [](terse::arena&) {
+         static std::array<std::int8_t, tokens * 32> bytes;
+         static std::array<std::uint8_t, tokens * 16> nibbles;
+         static std::array<T, tokens> scales, minima;
+         static std::array<std::int8_t, 32> codes;
+         static std::array<float, tokens> in_8_bit, in_4_bit;
+         auto const row = [](terse::index t) { return keys<T>.data() + t * dim; };
+         auto const scale = [](terse::index t) { return scales.data() + t; };
+         auto const minimum = [](terse::index t) { return minima.data() + t; };
+         float query_scale = 0, sum = 0;
+         terse::simd::quantise_query(queries<T>.data(), 32, 32, codes.data(), &query_scale, &sum);
+         terse::simd::quantised_query const query{codes.data(), &query_scale, &sum};
+         terse::simd::quantise_int8(tokens, row, 32, 32, bytes.data(), scales.data());
+         terse::simd::dot_int8(
+             tokens, [](terse::index t) { return bytes.data() + t * 32; }, scale, query, 32, 32, in_8_bit.data());
+         terse::simd::quantise_int4(tokens, row, 32, 32, nibbles.data(), scales.data(), minima.data());
+         terse::simd::dot_int4(
+             tokens, [](terse::index t) { return nibbles.data() + t * 16; }, scale, minimum, query, 32, 32,
+             in_4_bit.data());
+         for (std::size_t t = 0; t < tokens; ++t)
+             if (std::abs(in_8_bit[t] - in_4_bit[t]) > 1) return false;
+         return in_8_bit[0] != 0;
+     }},
+};
+
+template <class T>
+void fill() {
     unsigned state = 1;
-    for (auto* const values : {keys.data(), queries.data()}) {
-        terse::index const count = values == keys.data() ? std::ssize(keys) : std::ssize(queries);
-        for (terse::index i = 0; i < count; ++i) {
+    for (auto const values : {std::span<T>{keys<T>}, std::span<T>{queries<T>}}) {
+        for (T& x : values) {
             state = state * 1664525U + 1013904223U;
-            values[i] = static_cast<float>(state >> 8) / 8388608.0F - 1.0F;
+            x = static_cast<T>(static_cast<float>(state >> 8) / 8388608.0F - 1.0F);
         }
     }
+}
+
+/// How many checks fail.
+int failures_of(std::span<check const> all, char const* storage) {
     int failures = 0;
     auto const expect = [&](bool right, char const* name, char const* what) {
         if (!right) {
             ++failures;
-            std::printf("%s: %s\n", name, what);
+            std::printf("%s, %s: %s\n", name, storage, what);
         }
     };
-    for (auto const& [name, run] : checks) {
+    for (auto const& [name, run] : all) {
         terse::arena growing;
         expect(run(growing), name, "failed");
         growing.rewind();
@@ -322,4 +387,11 @@ int main() {
         expect(allocations == 0, name, "allocated with fixed memory");
     }
     return failures;
+}
+}  // namespace
+
+int main() {
+    fill<float>(), fill<terse::half>(), fill<terse::bfloat16>();
+    return failures_of(checks, "f32") + failures_of(in_storage<float>, "f32") +
+           failures_of(in_storage<terse::half>, "f16") + failures_of(in_storage<terse::bfloat16>, "bf16");
 }
