@@ -246,6 +246,23 @@ void mix(T const* x, float w, float rest, float* acc, index n) noexcept {
     for (index i = 0; i < n; ++i) acc[i] = rest * acc[i] + w * static_cast<float>(x[i]);
 }
 
+inline void rotation(index steps, std::span<float const> frequency, std::span<float> cosine,
+                     std::span<float> sine) noexcept {
+    for (std::size_t i = 0; i < frequency.size(); ++i) {
+        double const angle = static_cast<double>(steps) * static_cast<double>(frequency[i]);
+        cosine[i] = static_cast<float>(std::cos(angle)), sine[i] = static_cast<float>(std::sin(angle));
+    }
+}
+
+template <real T>
+void rotate_pairs(T* a, T* b, index step, std::span<float const> cosine, std::span<float const> sine) noexcept {
+    for (std::size_t i = 0; i < cosine.size(); ++i, a += step, b += step) {
+        double const x = static_cast<float>(*a), y = static_cast<float>(*b), c = cosine[i], s = sine[i];
+        *a = static_cast<T>(static_cast<float>(x * c - y * s));
+        *b = static_cast<T>(static_cast<float>(y * c + x * s));
+    }
+}
+
 /// out[i] = <x, M x + b> of row i.
 template <class Row>
 void quadratic_form(index count, Row row, index dim, float const* matrix, float const* linear, float* out) noexcept {

@@ -45,11 +45,12 @@ void check_same(matched const& a, matched const& b) {
 TEMPLATE_LIST_TEST_CASE("the row of highest cosine, for every shape around a tile", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
-    index const v = simd::lanes<Arch>;
-    for (index const dim : {index{1}, index{3}, v - 1, v + 1, index{64}, index{67}}) {
+    index const v = simd::lanes<Arch>, tile = simd::tile_rows<Arch>, chunk = simd::chunk_rows<Arch>;
+    for (index const dim : samples::lengths<Arch>()) {
         if (dim < 3) continue;  // in one dimension every cosine is 1 or -1
-        for (index const left_count : {index{0}, index{1}, v, v + 1, 2 * v, 5 * v + 3}) {
-            for (index const right_count : {index{0}, index{1}, index{5}, index{12}, index{13}, index{24}, index{59}}) {
+        for (index const left_count : {index{0}, index{1}, index{3}, v - 1, v, v + 1, 2 * v, 5 * v + 3}) {
+            for (index const right_count :
+                 {index{0}, index{1}, tile - 1, tile, tile + 1, chunk - 1, chunk, chunk + 1, 2 * chunk + tile - 1}) {
                 CAPTURE(dim, left_count, right_count);
                 samples::rows<T> const left(left_count, dim, 1, 3, 1), right(right_count, dim, 2, 1, 2);
                 index const begin = left_count / 3;
@@ -122,17 +123,26 @@ TEMPLATE_LIST_TEST_CASE("NaN never wins, a zero row is similar to nothing", "[si
 TEMPLATE_LIST_TEST_CASE("inverse norms", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
-    samples::rows<T> rows(4, 9, 8);
-    std::fill_n(rows(1), 9, static_cast<T>(0.0F));
-    std::fill_n(rows(2), 9, static_cast<T>(2.0F));
-    rows(3)[8] = static_cast<T>(infinity);
-    std::vector<float> inverse(4), plain(4);
-    simd::inverse_norms<Arch>(4, rows.view(), 9, inverse);
-    simd::scalar::inverse_norms(4, rows.view(), 9, plain);
-    CHECK(inverse[0] == Approx(plain[0]));
-    CHECK(inverse[1] == 0.0F);
-    CHECK(inverse[2] == Approx(1.0 / 6.0));
-    CHECK(inverse[3] == 0.0F);
+    index const v = simd::lanes<Arch>;
+    for (index const dim : samples::lengths<Arch>()) {
+        for (index const count : {index{0}, index{1}, index{3}, v - 1, v, v + 1, 2 * v + 3}) {
+            CAPTURE(dim, count);
+            samples::rows<T> const rows(count, dim, 8, 3, 1);
+            std::vector<float> inverse(static_cast<std::size_t>(count)), plain(inverse);
+            simd::inverse_norms<Arch>(count, rows.view(), dim, inverse);
+            simd::scalar::inverse_norms(count, rows.view(), dim, plain);
+            for (std::size_t i = 0; i < inverse.size(); ++i) CHECK(inverse[i] == Approx(plain[i]).epsilon(1e-6));
+        }
+    }
+    samples::rows<T> rows(3, 9, 8);
+    std::fill_n(rows(0), 9, static_cast<T>(0.0F));
+    std::fill_n(rows(1), 9, static_cast<T>(2.0F));
+    rows(2)[8] = static_cast<T>(infinity);
+    std::vector<float> inverse(3);
+    simd::inverse_norms<Arch>(3, rows.view(), 9, inverse);
+    CHECK(inverse[0] == 0.0F);
+    CHECK(inverse[1] == Approx(1.0 / 6.0));
+    CHECK(inverse[2] == 0.0F);
 }
 
 }  // namespace
