@@ -36,8 +36,8 @@ struct forms {
 TEMPLATE_LIST_TEST_CASE("quadratic forms agree with plain loops", "[simd][quadratic]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
-    index const width = simd::panel_width<Arch>;
-    for (index const dim : {index{1}, index{5}, index{6}, index{7}, index{16}, index{37}, index{128}}) {
+    index const width = simd::panel_width<Arch>, tile = simd::tile_rows<Arch>;
+    for (index const dim : {index{1}, tile - 1, tile, tile + 1, 3 * tile + 1, index{128}}) {
         for (index const count : {index{1}, index{2}, width / 2, width / 2 + 1, width, 3 * width + 1}) {
             CAPTURE(dim, count);
             forms<Arch> const f(dim, 3);
