@@ -165,6 +165,7 @@ std::uint64_t compare(__m512i x, __m512i y, int predicate) {
 #define _mm256_mask_storeu_epi16(to, k, ...) terse::emulated::store_masked<std::int16_t>(to, k, __m256i(__VA_ARGS__))
 #define _mm512_stream_si512(to, x) simde_mm512_store_si512(terse::emulated::aligned(to), x)
 #define _mm512_stream_ps(to, x) simde_mm512_store_ps(terse::emulated::aligned(to), x)
+#define _mm512_cvtss_f32(x) _mm_cvtss_f32(simde_mm512_castps512_ps128(x))
 #define _mm512_cvtepi32_ps(x) terse::emulated::cvtepi32_ps(x)
 #define _mm512_cvtps_epi32(x) terse::emulated::cvtps_epi32(x)
 #define _mm512_cvttps_epi32(x) terse::emulated::cvttps_epi32(x)

@@ -259,7 +259,7 @@ template <class Arch, class Op>
 template <class Arch>
 [[nodiscard]] float first_lane(floats<Arch> const& x) noexcept {
 #ifdef __AVX512F__
-    if constexpr (lanes<Arch> == 16) return _mm_cvtss_f32(_mm512_castps512_ps128(x));
+    if constexpr (lanes<Arch> == 16) return _mm512_cvtss_f32(x);
 #endif
 #ifdef __AVX__
     if constexpr (lanes<Arch> == 8) return _mm_cvtss_f32(_mm256_castps256_ps128(x));

@@ -122,15 +122,16 @@ template <class Arch = default_arch, class Scale>
 }
 
 /// Sums over rows first, first + 1, ..., a row a lane, whose terms are term(load, row, i, sum) as in `reduce`; lanes
-/// from `count` - first on repeat the last row. For rows that come from memory, which are asked for ahead: one after
-/// the other, since rows side by side wait for each other, but without a horizontal sum for each.
+/// from `count` - first on repeat the last row. One after the other, since rows from memory that are read side by side
+/// wait for each other, but without a horizontal sum for each; asked for ahead where they are too many to be near.
 template <class Arch, class Row, class Term>
 [[nodiscard, gnu::flatten]] floats<Arch> reduce_rows(index first, index count, Row row, index n, Term term) noexcept {
     constexpr index width = lanes<Arch>;
     auto const whole = [](auto const& p) noexcept { return load<Arch>(p); };
+    bool const far = count * n > near_floats;
     std::array<floats<Arch>, floats<Arch>::size> sums;
     unroll<width>([&](auto r) {
-        if (first + r + rows_ahead < count) prefetch_row(row(first + r + rows_ahead), n);
+        if (far && first + r + rows_ahead < count) prefetch_row(row(first + r + rows_ahead), n);
         auto const from = row(std::min<index>(first + r, count - 1));
         floats<Arch> sum(0.0F);
         index i = 0;

@@ -129,8 +129,10 @@ template <class Arch = default_arch, bool ExcludeSelf = false, class Left, class
             };
             multiply_all<Arch>(rows, right_rows, across, panels, dim, partial, keep_best);
             for (index lane = across; lane < count; ++lane) {
-                dots<Arch>(0, rows, rows, right_row, lone[lane - across], dim, scores);
-                for (index i = 0; i < rows; ++i) scores[i] *= right_inverse[i];
+                for_registers<Arch>(0, rows, scores, [&](index i, index end) noexcept {
+                    return dot_rows<Arch>(i, end, right_row, lone[lane - across], dim) *
+                           batch::load_unaligned(right_inverse + i);
+                });
                 index const self = first + lane - chunk;
                 if (ExcludeSelf && 0 <= self && self < rows) scores[self] = nothing;
                 index const i = arg_highest<Arch>(std::span(scores, static_cast<std::size_t>(rows)));

@@ -295,11 +295,12 @@ void for_blocks(index dim, Body const& body) noexcept {
 
 /// out = the sum over k of weights[k] * row sources[k] of `in`, divided by `divisor`: added in float in that order,
 /// every `rows_at_once` by themselves, so that long sums round no worse than short ones, and rounded once; a lone row
-/// of weight one is copied. Empty `weights`: all ones. No sources: zeros.
+/// of weight one is copied. Empty `weights`: all ones. No sources: zeros. Out of line for the reason of `copy_lone_row`.
 /// @pre out is not one of the rows
 template <class Arch = default_arch, real T>
-[[gnu::flatten]] void sum_rows(T const* in, index stride, std::span<token const> sources,
-                               std::span<float const> weights, float divisor, T* out, index dim) noexcept {
+[[gnu::flatten, gnu::noinline]] void sum_rows(T const* in, index stride, std::span<token const> sources,
+                                              std::span<float const> weights, float divisor, T* out,
+                                              index dim) noexcept {
     if (sources.size() == 1 && divisor == 1.0F && (weights.empty() || weights[0] == 1.0F))
         return copy_lone_row<Arch>(in + sources[0] * stride, out, dim);  // most rows of a merge
     if (dim < lanes<Arch>) return scalar::sum_rows(in, stride, sources, weights, divisor, out, dim);
@@ -329,7 +330,8 @@ template <class Arch = default_arch, real T>
 /// out = the largest of each channel over rows `sources` of `in`; NaN if one is. No sources: zeros.
 /// @pre out is not one of the rows
 template <class Arch = default_arch, real T>
-[[gnu::flatten]] void max_rows(T const* in, index stride, std::span<token const> sources, T* out, index dim) noexcept {
+[[gnu::flatten, gnu::noinline]] void max_rows(T const* in, index stride, std::span<token const> sources, T* out,
+                                              index dim) noexcept {
     if (dim < lanes<Arch> || sources.empty()) return scalar::max_rows(in, stride, sources, out, dim);
     for_blocks<Arch>(dim, [&](auto registers, index first) {
         std::array<floats<Arch>, registers> most;
