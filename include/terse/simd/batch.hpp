@@ -333,6 +333,43 @@ void copy_few(T const* from, T* to, index count) noexcept {
     });
 }
 
+#ifdef __AVX2__
+/// Whether 8 values of T are made floats in registers.
+template <class T>
+inline constexpr bool widens =
+#ifdef __F16C__
+    std::same_as<T, half> ||
+#endif
+    std::same_as<T, bfloat16>;
+
+/// 8 values in 16 bit as floats.
+template <real T>
+[[nodiscard]] __m256 widen(__m128i bits) noexcept {
+#ifdef __F16C__
+    if constexpr (std::same_as<T, half>) return _mm256_cvtph_ps(bits);
+#endif
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+/// The mask of the first `count` of 8 lanes.
+[[nodiscard]] inline __m256i first_of_eight(index count) noexcept {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<std::int32_t>(count)),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/// The first `count` < 8 values in 16 bit and zeros after them: in memory they would keep sums around them from
+/// registers.
+template <class T>
+[[nodiscard]] __m128i load_few(T const* from, index count) noexcept {
+    if (count == 0) return _mm_setzero_si128();
+    auto const whole = _mm256_castsi256_si128(first_of_eight(count / 2));
+    auto const pairs = _mm_maskload_epi32(reinterpret_cast<int const*>(from), whole);
+    auto const last =
+        _mm_cmpeq_epi16(_mm_set1_epi16(static_cast<std::int16_t>(count - 1)), _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm_or_si128(pairs, _mm_and_si128(last, _mm_set1_epi16(std::bit_cast<std::int16_t>(from[count - 1]))));
+}
+#endif
+
 #ifdef __AVX512F__
 /// 16 values in 16 bit as floats.
 template <real T>
@@ -358,7 +395,6 @@ template <class Arch, real T>
         if constexpr (std::same_as<T, half>) {
             auto const* const bits = reinterpret_cast<__m128i const*>(from);
             if constexpr (lanes<Arch> == 4) return floats<Arch>(_mm_cvtph_ps(_mm_loadl_epi64(bits)));
-            if constexpr (lanes<Arch> == 8) return floats<Arch>(_mm256_cvtph_ps(_mm_loadu_si128(bits)));
         }
 #endif
 #ifdef __SSE2__
@@ -368,10 +404,8 @@ template <class Arch, real T>
         }
 #endif
 #ifdef __AVX2__
-        if constexpr (std::same_as<T, bfloat16> && lanes<Arch> == 8) {
-            auto const bits = _mm_loadu_si128(reinterpret_cast<__m128i const*>(from));
-            return floats<Arch>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)));
-        }
+        if constexpr (lanes<Arch> == 8 && widens<T>)
+            return floats<Arch>(widen<T>(_mm_loadu_si128(reinterpret_cast<__m128i const*>(from))));
 #endif
 #ifdef __AVX512F__
         if constexpr (lanes<Arch> == 16) {
@@ -401,6 +435,11 @@ template <class Arch, real T>
     if constexpr (lanes<Arch> == 16 && sizeof(T) == 2)
         return floats<Arch>(widen<T>(_mm256_maskz_loadu_epi16(first_lanes(count), from)));
 #endif
+#endif
+#ifdef __AVX2__
+    if constexpr (lanes<Arch> == 8 && std::same_as<T, float>)
+        return floats<Arch>(_mm256_maskload_ps(from, first_of_eight(count)));
+    if constexpr (lanes<Arch> == 8 && widens<T>) return floats<Arch>(widen<T>(load_few(from, count)));
 #endif
     std::array<T, floats<Arch>::size> values;
     values.fill(static_cast<T>(0.0F));
