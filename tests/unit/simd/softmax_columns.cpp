@@ -76,9 +76,10 @@ void check(index heads, index queries, samples::rows<T> const& query, index keys
 TEMPLATE_LIST_TEST_CASE("softmax columns agree with plain loops", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
+    index const tile = simd::tile_rows<Arch>, chunk = simd::chunk_rows<Arch>;
     for (index const queries :
          {index{0}, index{1}, index{2}, simd::lanes<Arch>, simd::lanes<Arch> + 1, index{16}, index{33}, index{75}}) {
-        for (index const keys : {index{1}, index{6}, index{23}, index{24}, index{25}, index{80}}) {
+        for (index const keys : {index{1}, tile, chunk - 1, chunk, chunk + 1, 3 * chunk + tile + 2}) {
             samples::rows<T> const query(queries, 19, 1, 2, 1), key(keys, 19, 2, 1, 3);
             for (setting const s : {setting{1.0F, 0, keys - queries + 1}, setting{5.0F, 0, keys}, setting{-2.0F, 0, 1},
                                     setting{8.0F, 2.5F, keys - queries + 1}, setting{1.0F, 0, -3},
@@ -129,18 +130,22 @@ TEMPLATE_TEST_CASE("scratch for many queries is enough for fewer", "[simd]", sam
 }
 
 TEMPLATE_TEST_CASE("pairs of bfloat16 give what they give one by one", "[simd]", samples::best, samples::base) {
-    index const queries = 33, keys = 100, dim = 38;
-    samples::rows<bfloat16> const query(queries, dim, 13, 2, 1), key(keys, dim, 14, 1);  // not as floats are aligned
-    std::vector<float> scratch(
-        static_cast<std::size_t>(simd::softmax_columns_scratch<TestType>({1, queries, keys, dim})));
-    std::vector<float> columns(keys), expected(keys);
-    simd::softmax_columns<TestType, simd::element::pair>(
-        {1, queries, keys, dim / 2}, simd::as_pairs(by_head(query, queries)), simd::as_pairs(key.view()),
-        keys - queries + 1, {columns, keys, keys}, scratch);
-    simd::scalar::softmax_columns({1, queries, keys, dim}, by_head(query, queries), key.view(),
-                                  visible_of({.visible = keys - queries + 1}), {expected, keys, keys}, weight_of({}),
-                                  log_sum_of({}));
-    for (std::size_t j = 0; j < columns.size(); ++j) CHECK(columns[j] == Approx(expected[j]).epsilon(2e-5));
+    index const queries = 33, keys = 100;
+    for (index const dim : {index{38}, 2 * simd::tile_depth + 6}) {
+        CAPTURE(dim);
+        samples::rows<bfloat16> const query(queries, dim, 13, 2, 1),
+            key(keys, dim, 14, 1);  // not as floats are aligned
+        simd::attention_shape const of{1, queries, keys, dim, 0.5F}, of_pairs{1, queries, keys, dim / 2, 0.5F};
+        std::vector<float> scratch(static_cast<std::size_t>(simd::softmax_columns_scratch<TestType>(of)));
+        std::vector<float> columns(keys), expected(keys);
+        simd::softmax_columns<TestType, simd::element::pair>(of_pairs, simd::as_pairs(by_head(query, queries)),
+                                                             simd::as_pairs(key.view()), keys - queries + 1,
+                                                             {columns, keys, keys}, scratch);
+        simd::scalar::softmax_columns(of, by_head(query, queries), key.view(),
+                                      visible_of({.visible = keys - queries + 1}), {expected, keys, keys},
+                                      weight_of({}), log_sum_of({}));
+        for (std::size_t j = 0; j < columns.size(); ++j) CHECK(columns[j] == Approx(expected[j]).epsilon(2e-5));
+    }
 }
 
 TEMPLATE_LIST_TEST_CASE("fewer columns than keys, many chunks, great logits", "[simd]", samples::kernels) {
@@ -152,6 +157,26 @@ TEMPLATE_LIST_TEST_CASE("fewer columns than keys, many chunks, great logits", "[
             check<Arch>(1, queries, query, 500, key, 64, {scale, 0, 500 - queries + 1}, 500);
             check<Arch>(1, queries, query, 500, key, 64, {scale, 0, 500 - queries + 1}, 461);
             check<Arch>(1, queries, query, 500, key, 64, {scale, 0, 500 - queries + 1}, 0);
+        }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("more channels of queries and keys than a tile takes at once", "[simd]", samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using T = typename TestType::value;
+    index const depth = simd::tile_depth, chunk = simd::chunk_rows<Arch>;
+    for (index const dim : {depth - 1, depth, depth + 1, 2 * depth, 2 * depth + 7}) {
+        for (index const heads : {index{1}, index{3}}) {
+            for (index const queries : {index{1}, simd::lanes<Arch> + 1, index{33}}) {
+                index const keys = 2 * chunk + 5;
+                samples::rows<T> const query(heads * queries, dim, 15, 2, 1), key(keys, dim, 16, 1, 3);
+                setting s{0.3F, 0, keys - queries + 1};
+                check<Arch>(heads, queries, query, keys, key, dim, s, keys);
+                s.known = true;
+                check<Arch>(heads, queries, query, keys, key, dim, s, keys);
+                s.known = false, s.shared = simd::shared_heads::highest;
+                check<Arch>(heads, queries, query, keys, key, dim, s, keys);
+            }
         }
     }
 }
@@ -184,9 +209,10 @@ TEMPLATE_LIST_TEST_CASE("a key that nobody sees receives nothing at all", "[simd
 TEMPLATE_LIST_TEST_CASE("known sums, and the highest logit of heads that share keys", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
+    index const chunk = simd::chunk_rows<Arch>;
     for (index const heads : {index{1}, index{2}, index{5}, index{18}}) {
         for (index const queries : {index{1}, index{3}, index{8}, index{33}, index{70}}) {
-            for (index const keys : {index{1}, index{24}, index{150}}) {
+            for (index const keys : {index{1}, chunk, 3 * chunk + 6}) {
                 for (setting s : {setting{1.5F, 0, keys - queries + 1}, setting{4.0F, 2.5F, keys, 0, 0.5F}}) {
                     samples::rows<T> query(heads * queries, 21, 31), key(keys, 21, 32);
                     query(0)[3] = static_cast<T>(not_a_number);
@@ -218,10 +244,10 @@ TEST_CASE("a count of keys is a causal mask", "[simd]") {
 
 TEMPLATE_LIST_TEST_CASE("hits are the probabilities above their query's limit", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
-    index const dim = 10, heads = 3;
+    index const dim = 10, heads = 3, chunk = simd::chunk_rows<Arch>;
     for (bool const known : {false, true}) {
         for (index const queries : {index{1}, index{2}, simd::lanes<Arch> + 1, index{33}, index{75}}) {
-            for (index const keys : {index{1}, index{24}, index{80}, index{131}}) {
+            for (index const keys : {index{1}, chunk, chunk + 1, 3 * chunk + 8}) {
                 CAPTURE(known, queries, keys);
                 samples::rows<typename TestType::value> const query(heads * queries, dim, 7), key(keys, dim, 8);
                 auto const visible = [&](index i) { return keys - queries + 1 + i; };
