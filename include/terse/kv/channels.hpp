@@ -58,7 +58,7 @@ template <class T, executor Run = serial>
     if (!same && overlap(extent(in), extent(out))) return errc::aliased;
 
     index const group = in.heads / kv_heads;
-    share_out(run, in.heads * in.tokens, in.dim, [&](index begin, index end, index) noexcept {
+    share_out(run, in.heads * in.tokens, (in.dim + out.dim) * size_of<T>, [&](index begin, index end, index) noexcept {
         for (index i = begin; i < end; ++i) {
             index const h = i / in.tokens, t = i % in.tokens;
             auto const kept = p[h / group].sources;
@@ -77,7 +77,7 @@ template <class T, executor Run = serial>
 template <class T, executor Run = serial>
 [[nodiscard]] errc zero_channels(heads_span<T> cache, plans p, Run const& run = {}) noexcept {
     if (errc const error = check_channels(p, cache.heads, cache.dim); error != errc::ok) return error;
-    share_out(run, cache.heads * cache.tokens, cache.dim, [&](index begin, index end, index) noexcept {
+    share_out(run, cache.heads * cache.tokens, cache.dim * size_of<T>, [&](index begin, index end, index) noexcept {
         for (index i = begin; i < end; ++i) {
             index const h = i / cache.tokens;
             T* const row = cache.row(h, i % cache.tokens);

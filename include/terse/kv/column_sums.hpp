@@ -76,7 +76,7 @@ struct column_sums {
         if (overlap(extent(attention), values)) return errc::aliased;
         index const shared = attention.heads / heads;
         bool const mean = group == score::reduction::mean;
-        share_out(run, heads, attention.tokens * used * shared * static_cast<index>(sizeof(float)),
+        share_out(run, heads, attention.tokens * used * shared * size_of<float>,
                   [&](index first, index last, index) noexcept {
                       for (index h = first; h < last; ++h) {
                           simd::terms const added{.rows = attention.row(h * shared, 0),

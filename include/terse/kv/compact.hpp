@@ -107,7 +107,7 @@ void move_row(quantised_span<Codes, Scales> const& cache, index h, index from, i
 template <class T, executor Run = serial>
 [[nodiscard]] errc compact(heads_span<T> cache, plans p, Run const& run = {}) noexcept {
     if (errc const error = check_compaction(p, cache.heads, cache.tokens); error != errc::ok) return error;
-    share_out(run, cache.heads, cache.tokens * cache.dim, [&](index begin, index end, index) noexcept {
+    share_out(run, cache.heads, cache.tokens * cache.dim * size_of<T>, [&](index begin, index end, index) noexcept {
         if (p.shared() && cache.head_stride == cache.dim) {  // a token's heads stand side by side
             simd::compact_rows(cache.row(begin, 0), cache.token_stride, p[0].sources, (end - begin) * cache.dim);
             return;
@@ -123,7 +123,7 @@ template <class T, executor Run = serial>
 template <class T, executor Run = serial>
 [[nodiscard]] errc compact(transposed_span<T> cache, plans p, Run const& run = {}) noexcept {
     if (errc const error = check_compaction(p, cache.heads, cache.tokens); error != errc::ok) return error;
-    share_out(run, cache.heads * cache.dim, cache.tokens, [&](index begin, index end, index) noexcept {
+    share_out(run, cache.heads * cache.dim, cache.tokens * size_of<T> * 4, [&](index begin, index end, index) noexcept {
         for (index i = begin; i < end; ++i) {
             index const h = i / cache.dim, c = i % cache.dim;
             simd::compact_rows(cache.channel(h, c), 1, p[h].sources, 1);
@@ -138,7 +138,7 @@ template <class T, executor Run = serial>
 template <class T, executor Run = serial>
 [[nodiscard]] errc compact(paged_span<T> cache, plans p, Run const& run = {}) noexcept {
     if (errc const error = check_compaction(p, cache.heads, cache.tokens); error != errc::ok) return error;
-    share_out(run, cache.heads, cache.tokens * cache.dim, [&](index begin, index end, index) noexcept {
+    share_out(run, cache.heads, cache.tokens * cache.dim * size_of<T>, [&](index begin, index end, index) noexcept {
         for (index h = begin; h < end; ++h) {
             auto const sources = p[h].sources;
             for (index i = 0; i < std::ssize(sources); ++i) move_row(cache, h, sources[static_cast<std::size_t>(i)], i);
@@ -154,7 +154,7 @@ template <class T, executor Run = serial>
 template <class T, executor Run = serial>
 [[nodiscard]] errc compact(ragged_span<T> cache, plans p, Run const& run = {}) noexcept {
     if (errc const error = check_compaction(p, cache); error != errc::ok) return error;
-    share_out(run, cache.heads, cache.tokens * cache.dim, [&](index begin, index end, index) noexcept {
+    share_out(run, cache.heads, cache.tokens * cache.dim * size_of<T>, [&](index begin, index end, index) noexcept {
         for (index h = begin; h < end; ++h)
             simd::compact_rows(cache.row(h, 0), cache.token_stride, p[h].sources, cache.dim);
     });
@@ -243,7 +243,7 @@ template <class T, executor Run = serial>
                                   in.dim,       in.head_stride, in.token_stride};
         if (overlap(extent(block), extent(out))) return errc::aliased;
     }
-    share_out(run, out.heads, out.tokens * out.dim, [&](index begin, index end, index) noexcept {
+    share_out(run, out.heads, out.tokens * out.dim * 2 * size_of<T>, [&](index begin, index end, index) noexcept {
         for (index h = begin; h < end; ++h) {
             auto const sources = p[h].sources;
             for (index i = 0; i < std::ssize(sources); ++i)
@@ -301,7 +301,7 @@ template <class In, class T, executor Run = serial>
             if (overlap(row, written)) return errc::aliased;
         }
     }
-    share_out(run, in.heads, 2 * out.tokens * out.dim, [&](index begin, index end, index) noexcept {
+    share_out(run, in.heads, out.tokens * out.dim * 2 * size_of<T>, [&](index begin, index end, index) noexcept {
         for (index h = begin; h < end; ++h) {
             auto const sources = p[h].sources;
             if constexpr (requires { in.blocks; }) {

@@ -97,7 +97,7 @@ struct head_reach {
         if (!taken(values, means, turning, angles, logits)) return errc::out_of_memory;
 
         index const cost = (l.length(0) + l.group() * l.window()) * dim + l.group() * span * pairs * 2;
-        share_out(run, l.kv_heads(), cost, [&](index begin, index end, index worker) noexcept {
+        share_out(run, l.kv_heads(), cost * size_of<float>, [&](index begin, index end, index worker) noexcept {
             float* const query = means.data() + 2 * dim * worker;
             float* const key = query + dim;
             auto const cosine =

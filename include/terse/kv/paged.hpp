@@ -240,7 +240,8 @@ template <class T, executor Run = serial>
             return errc::aliased;
     paged_span<T> after = cache;
     after.blocks = table;
-    share_out(run, cache.heads, std::ssize(p.moves) * cache.dim, [&](index begin, index end, index) noexcept {
+    index const bytes = std::ssize(p.moves) * cache.dim * 2 * size_of<T>;
+    share_out(run, cache.heads, bytes, [&](index begin, index end, index) noexcept {
         for (index h = begin; h < end; ++h) {
             auto const slots = p.slots[h].sources;
             auto const copy = [&](index from, index to) noexcept {

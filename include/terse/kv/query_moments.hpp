@@ -56,7 +56,8 @@ struct query_moments {
         auto const means_of_block = memory.take<float>(run.workers() * dim);
         if (!taken(centred, turned, products, scratch, means_of_block)) return errc::out_of_memory;
 
-        share_out(run, heads, queries.tokens * dim * (covariance.empty() ? 1 : (dim + 1) / 2),
+        index const joined = (queries.tokens + block - 1) / block * dim * (covariance.empty() ? 1 : 2 * dim);
+        share_out(run, heads, product_cost(queries.tokens, squares ? dim / 2 : 0, dim) + joined * size_of<float>,
                   [&](index begin, index end, index worker) noexcept {
                       float* const x = centred.data() + worker * rows;
                       float* const by_channel = turned.data() + worker * rows;

@@ -243,7 +243,8 @@ struct compensation {
         if (dropped.begin < 0 || dropped.begin > dropped.end) return errc::bad_shape;
         for (index h = 0; h < heads; ++h)
             if (is_local(local, h) && dropped.end > l.length(h)) return errc::bad_shape;
-        share_out(run, heads, dropped.size() * (keys.dim + values.dim), [&](index begin, index end, index) noexcept {
+        index const bytes = dropped.size() * (keys.dim + values.dim) * size_of<float>;
+        share_out(run, heads, bytes, [&](index begin, index end, index) noexcept {
             for (index h = begin; h < end; ++h) {
                 if (!is_local(local, h)) continue;
                 float& size = sizes[static_cast<std::size_t>(h)];

@@ -116,7 +116,8 @@ template <cache_rows Cache, executor Run = serial>
     if (errc const error = check_rotation(keys, r); error != errc::ok) return error;
     bool const shared = std::ssize(from) == keys.tokens;
     if ((!shared && std::ssize(from) != keys.heads * keys.tokens) || from.size() != to.size()) return errc::bad_shape;
-    share_out(run, keys.heads, keys.tokens * keys.dim, [&](index begin, index end, index) noexcept {
+    index const bytes = keys.tokens * keys.dim * 2 * size_of<float>;
+    share_out(run, keys.heads, bytes, [&](index begin, index end, index) noexcept {
         auto const rows = [&](index h) { return length_of(keys, h); };
         auto const delta = [&](index h, index t) {
             index const at = shared ? t : h * keys.tokens + t;
@@ -152,7 +153,8 @@ template <cache_rows Cache, executor Run = serial>
     bool shared = p.shared();
     for (index h = 1; given && shared && h < positions.tokens; ++h)
         shared = std::equal(positions.row(0), positions.row(0) + keys.tokens, positions.row(h));
-    share_out(run, keys.heads, keys.tokens * keys.dim, [&](index begin, index end, index) noexcept {
+    index const bytes = keys.tokens * keys.dim * 2 * size_of<float>;
+    share_out(run, keys.heads, bytes, [&](index begin, index end, index) noexcept {
         auto const rows = [&](index h) { return p[h].kept(); };
         auto const delta = [&](index h, index t) {
             index const source = p[h].sources.data()[t];

@@ -74,7 +74,8 @@ struct simlayerkv {
         auto const scratch = memory.take<float>(run.workers() * each);
         if (!taken(shares, rows, scratch)) return errc::out_of_memory;
         std::fill(shares.begin(), shares.end(), 0.0F);
-        index const cost = bundle * last * row * (at_once == 0 ? 1 : l.keys.dim);
+        index const cost =
+            at_once == 0 ? row * bundle * last * size_of<float> : product_cost(row, bundle * last, l.keys.dim);
         share_out(run, l.kv_heads() * bundles, cost, [&](index begin, index end, index worker) noexcept {
             auto const part = [worker](std::span<float> all, index size) noexcept {
                 return all.subspan(static_cast<std::size_t>(worker * size), static_cast<std::size_t>(size));

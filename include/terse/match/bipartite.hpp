@@ -37,7 +37,7 @@ template <class Left, class Right, executor Run = serial>
     // Ranges begin at whole registers of lanes, so that rounding does not depend on how they are cut.
     constexpr index step = simd::lanes<simd::default_arch>;
     index const steps = (left_count + step - 1) / step;
-    share_out(run, steps, step * right_count * dim, [&](index first, index last, index worker) noexcept {
+    share_out(run, steps, product_cost(step, right_count, dim), [&](index first, index last, index worker) noexcept {
         index const begin = first * step, end = std::min(last * step, left_count);
         auto const from = static_cast<std::size_t>(begin), count = static_cast<std::size_t>(end - begin);
         simd::nearest(begin, end, left, right_count, right, dim, similarity.subspan(from, count),

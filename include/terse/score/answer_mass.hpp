@@ -57,7 +57,7 @@ struct answer_mass {
         auto const scratch = memory.take<float>(run.workers() * each);
         if (!taken(rows, scratch)) return errc::out_of_memory;
 
-        share_out(run, l.kv_heads(), group * count * l.tokens() * l.keys.dim,
+        share_out(run, l.kv_heads(), product_cost(l.tokens(), group * count, l.keys.dim),
                   [&](index begin, index end, index worker) noexcept {
                       auto const mine =
                           scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));

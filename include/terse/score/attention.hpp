@@ -74,7 +74,9 @@ struct attention {
             return all.subspan(static_cast<std::size_t>(i * scored), static_cast<std::size_t>(count * scored));
         };
 
-        index const cost = l.group() / bundles * voters * l.tokens() * (l.has_attention() ? index{1} : l.keys.dim);
+        index const seeing = l.group() / bundles * voters;
+        index const cost =
+            l.has_attention() ? l.tokens() * seeing * size_of<float> : product_cost(l.tokens(), seeing, l.keys.dim);
         share_out(run, l.kv_heads() * bundles, cost, [&](index begin, index end, index worker) noexcept {
             auto const mine = scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));
             for (index bundle = begin; bundle < end; ++bundle) {
@@ -86,7 +88,7 @@ struct attention {
                     pool_in_place(row(columns, c), count(l, kv, voters), row(pooled, worker));
             }
         });
-        share_out(run, rows, found / rows * scored * static_cast<index>(sizeof(float)),
+        share_out(run, rows, found / rows * scored * size_of<float>,
                   [&](index begin, index end, index worker) noexcept {
                       for (index r = begin; r < end; ++r) {
                           index const first = across_heads ? 0 : columns_before(l, r);

@@ -46,7 +46,8 @@ struct block_diversity {
         auto const scratch = memory.take<float>(run.workers() * each);
         if (!taken(values, totals, scratch)) return errc::out_of_memory;
 
-        share_out(run, heads, columns * columns / 2 * dim, [&](index begin, index end, index worker) noexcept {
+        index const cost = product_cost(columns, columns / 2, dim);
+        share_out(run, heads, cost, [&](index begin, index end, index worker) noexcept {
             auto left = scratch.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));
             auto const cut = [&left](index count) noexcept {
                 auto const part = left.first(static_cast<std::size_t>(count));

@@ -65,7 +65,7 @@ struct expected_attention {
 
         float const scale = l.logit_scale(), log2e = std::numbers::log2e_v<float>;
         mean_rotation(next > 0 ? next : after_last(l), turns);
-        share_out(run, heads, 2 * square + dim, [&](index begin, index end, index worker) noexcept {
+        share_out(run, heads, (2 * square + dim) * size_of<float>, [&](index begin, index end, index worker) noexcept {
             for (index h = begin; h < end; ++h) {
                 float* const own = means.data() + h * dim;
                 std::copy_n(mean.row(h), dim, own);
@@ -80,7 +80,7 @@ struct expected_attention {
 
         std::fill(expected.begin(), expected.end(), 0.0F);
         index const at_once = quadratic ? 512 : std::max<index>(n, 1), blocks = (n + at_once - 1) / at_once;
-        share_out(run, kv_heads * blocks, at_once * group * (square / 2 + dim),
+        share_out(run, kv_heads * blocks, product_cost(at_once, group * (quadratic ? dim / 2 : 1), dim),
                   [&](index begin, index end, index worker) noexcept {
                       for (index unit = begin; unit < end; ++unit) {
                           index const h = unit / blocks;
@@ -102,7 +102,7 @@ struct expected_attention {
                           }
                       }
                   });
-        share_out(run, kv_heads, n * (4 * group + dim), [&](index begin, index end, index) noexcept {
+        share_out(run, kv_heads, n * (4 * group + dim) * size_of<float>, [&](index begin, index end, index) noexcept {
             for (index h = begin; h < end; ++h) {
                 index const length = l.length(h), first = std::min(sinks, length);
                 for (index g = h * group; quadratic && g < (h + 1) * group; ++g)

@@ -53,13 +53,12 @@ struct global_local {
         auto const global = attention{.group = group}(l, memory, run);
         if (!global) return global.error();
         index const scored = local->tokens;
-        share_out(run, l.kv_heads(), 4 * scored * static_cast<index>(sizeof(float)),
-                  [&](index begin, index end, index) noexcept {
-                      for (index h = begin; h < end; ++h) {
-                          std::span const out{values.data() + h * scored, static_cast<std::size_t>(scored)};
-                          combine_aligned(global->row(h).first(out.size()), local->row(h), sum, out);
-                      }
-                  });
+        share_out(run, l.kv_heads(), 4 * scored * size_of<float>, [&](index begin, index end, index) noexcept {
+            for (index h = begin; h < end; ++h) {
+                std::span const out{values.data() + h * scored, static_cast<std::size_t>(scored)};
+                combine_aligned(global->row(h).first(out.size()), local->row(h), sum, out);
+            }
+        });
         memory.rewind(top);
         undo.keep();
         return scores{values.first(static_cast<std::size_t>(l.kv_heads() * scored)), l.kv_heads(), scored, scored};

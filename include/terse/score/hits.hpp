@@ -90,7 +90,8 @@ struct hits {
         auto const room = memory.take<float>(run.workers() * each);
         auto const ranks = memory.take<std::int32_t>(run.workers() * rank_count);
         if (!taken(room, ranks)) return errc::out_of_memory;
-        index const cost = l.group() * voters(l) * n * (computed ? l.keys.dim : static_cast<index>(sizeof(float)));
+        index const seeing = l.group() * voters(l);
+        index const cost = computed ? product_cost(n, seeing, l.keys.dim) : n * seeing * size_of<float>;
         share_out(run, l.kv_heads(), cost, [&](index begin, index end, index worker) noexcept {
             auto const own = [worker](auto all, index size) noexcept {
                 return all.subspan(static_cast<std::size_t>(worker * size), static_cast<std::size_t>(size));

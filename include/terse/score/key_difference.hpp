@@ -33,7 +33,7 @@ struct key_difference {
         if (!taken(values, inverses, sums, anchors)) return errc::out_of_memory;
         auto const length = [&](index h) noexcept { return l.length(h); };
 
-        for_blocks(heads, n, 2 * dim, length, run, [&](index job, index h, index begin, index end) noexcept {
+        for_blocks(heads, n, dim, length, run, [&](index job, index h, index begin, index end) noexcept {
             auto const sum = sums.subspan(static_cast<std::size_t>(job * dim), static_cast<std::size_t>(dim));
             std::fill(sum.begin(), sum.end(), 0.0F);
             for (; begin < end; begin += near_slots) {

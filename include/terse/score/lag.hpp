@@ -69,7 +69,7 @@ struct lag {
 
         for (index h = 0; h < heads; ++h)
             fill_unscored(values.subspan(static_cast<std::size_t>(h * n), static_cast<std::size_t>(n)), l.length(h));
-        share_out(run, heads * most, width * dim * 4, [&](index begin, index end, index worker) noexcept {
+        share_out(run, heads * most, width * dim * size_of<float>, [&](index begin, index end, index worker) noexcept {
             auto const mine = [&](index each, auto all) noexcept {
                 return all.subspan(static_cast<std::size_t>(worker * each), static_cast<std::size_t>(each));
             };

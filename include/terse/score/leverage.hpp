@@ -109,7 +109,7 @@ struct leverage {
             return errc::out_of_memory;
 
         for (index s = 0; s < sketches; ++s) lay_sketch(s, dim, wide, by_row, by_column.data() + s * wide * dim);
-        share_out(run, heads, n * wide * (dim + wide), [&](index begin, index end, index worker) noexcept {
+        share_out(run, heads, product_cost(n, wide, dim + wide), [&](index begin, index end, index worker) noexcept {
             auto const mine = [worker](auto const& all, index count) noexcept {
                 return all.subspan(size(worker * whole(count)), size(count));
             };

@@ -53,7 +53,8 @@ struct logits {
         sum_queries(l, voters, sums, summed);
         float const heads = static_cast<float>(merged * l.group());
         index const blocks = (scored + block - 1) / block;
-        share_out(run, rows * blocks, merged * sums * block * dim, [&](index begin, index end, index) noexcept {
+        index const cost = merged * product_cost(block, sums, dim);
+        share_out(run, rows * blocks, cost, [&](index begin, index end, index) noexcept {
             for (; begin < end; ++begin) {
                 index const r = begin / blocks, first = begin % blocks * block, count = std::min(block, scored - first);
                 std::span const out{values.data() + r * scored + first, static_cast<std::size_t>(count)};

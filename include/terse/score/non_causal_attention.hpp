@@ -57,7 +57,7 @@ struct non_causal_attention {
             return all.subspan(static_cast<std::size_t>(i * size), static_cast<std::size_t>(size));
         };
 
-        share_out(run, kv_heads * chunks, group * chunk * chunk * dim,
+        share_out(run, kv_heads * chunks, product_cost(chunk, group * chunk, dim),
                   [&](index begin, index end, index worker) noexcept {
                       for (index unit = begin; unit < end; ++unit) {
                           index const h = unit / chunks, first = sinks + unit % chunks * chunk;
@@ -72,19 +72,18 @@ struct non_causal_attention {
                               out[size(t)] *= std::sqrt(simd::squared_norm(l.values.row(h, first + t), l.values.dim));
                       }
                   });
-        share_out(run, kv_heads, n * static_cast<index>(sizeof(float)) * 4,
-                  [&](index begin, index end, index worker) noexcept {
-                      for (index h = begin; h < end; ++h) {
-                          index const length = l.length(h), first = std::min(sinks, length);
-                          index const last = std::max(first, length - recent);
-                          auto const row = part(values, h, n);
-                          auto const scored = row.subspan(size(first), size(last - first));
-                          auto const copy = part(pooled, worker, n).first(scored.size());
-                          std::copy(scored.begin(), scored.end(), copy.begin());
-                          pool_row(copy, scored, pooling::average, 3);
-                          frame_row(row, first, last, length);
-                      }
-                  });
+        share_out(run, kv_heads, n * size_of<float> * 4, [&](index begin, index end, index worker) noexcept {
+            for (index h = begin; h < end; ++h) {
+                index const length = l.length(h), first = std::min(sinks, length);
+                index const last = std::max(first, length - recent);
+                auto const row = part(values, h, n);
+                auto const scored = row.subspan(size(first), size(last - first));
+                auto const copy = part(pooled, worker, n).first(scored.size());
+                std::copy(scored.begin(), scored.end(), copy.begin());
+                pool_row(copy, scored, pooling::average, 3);
+                frame_row(row, first, last, length);
+            }
+        });
         standardise(values);
         memory.rewind(top);
         undo.keep();

@@ -44,7 +44,7 @@ struct output_norm {
 
         // The weights pass by once for a block of slots, whatever the cut: so blocks are as large as the kernel's.
         index const blocks = (tokens + simd::absolute_rows - 1) / simd::absolute_rows;
-        share_out(run, kv_heads * blocks, simd::absolute_rows * group * hidden * dim,
+        share_out(run, kv_heads * blocks, product_cost(simd::absolute_rows, group * hidden, dim),
                   [&](index begin, index end, index worker) noexcept {
                       for (index block = begin; block < end; ++block) {
                           index const kv = block / blocks, first = block % blocks * simd::absolute_rows;

@@ -59,7 +59,7 @@ struct redundancy {
         auto const part = [](auto all, index i, index size, index used) noexcept {
             return all.subspan(static_cast<std::size_t>(i * size), static_cast<std::size_t>(used));
         };
-        share_out(run, l.kv_heads(), n * n * dim / 2, [&](index begin, index end, index worker) noexcept {
+        share_out(run, l.kv_heads(), product_cost(n, n / 2, dim), [&](index begin, index end, index worker) noexcept {
             for (index h = begin; h < end; ++h) {
                 index const used = l.length(h);
                 auto const row = part(values, h, n, n);

@@ -53,7 +53,9 @@ struct repetition {
         auto const totals = memory.take<double>(run.workers() * 2 * group);
         if (!taken(echo, induction, rows, scratch, totals)) return errc::out_of_memory;
 
-        index const cost = group * l.window() * (l.has_attention() ? tokens / period : tokens * l.keys.dim);
+        index const seeing = group * l.window();
+        index const cost =
+            l.has_attention() ? tokens / period * seeing * size_of<float> : product_cost(tokens, seeing, l.keys.dim);
         share_out(run, l.kv_heads(), cost, [&](index begin, index end, index worker) noexcept {
             auto const part = [worker](auto all, index size) noexcept {
                 return all.subspan(static_cast<std::size_t>(worker * size), static_cast<std::size_t>(size));

@@ -12,11 +12,11 @@ namespace terse::score {
 
 /// Fills [heads, tokens] from fill(h, begin, end, out), which writes the scores of slots [begin, end) of head h to
 /// out[0], out[1], ...; heads are cut anywhere. Slots from length(h) on have no score: NaN, which ranks last.
-/// @param cost  of a slot, as of `share_out`
+/// @param channels  that a slot's score reads
 template <class Length, class Fill, executor Run>
-void for_slots(index heads, index tokens, index cost, Length length, std::span<float> values, Run const& run,
+void for_slots(index heads, index tokens, index channels, Length length, std::span<float> values, Run const& run,
                Fill fill) noexcept {
-    share_out(run, heads * tokens, cost, [&](index begin, index end, index) noexcept {
+    share_out(run, heads * tokens, channels * size_of<float>, [&](index begin, index end, index) noexcept {
         while (begin < end) {
             index const h = begin / tokens, first = begin - h * tokens, last = std::min(end - h * tokens, tokens);
             index const held = std::clamp<index>(length(h), first, last);
@@ -36,10 +36,12 @@ inline constexpr index block_slots = 1024;
 
 /// Calls sum(job, h, begin, end) for every block of every head, job = h * slot_blocks(tokens) + block; blocks that lie
 /// beyond a head's length are empty.
+/// @param channels  that are read of a slot
 template <class Length, class Sum, executor Run>
-void for_blocks(index heads, index tokens, index cost, Length length, Run const& run, Sum sum) noexcept {
+void for_blocks(index heads, index tokens, index channels, Length length, Run const& run, Sum sum) noexcept {
     index const blocks = slot_blocks(tokens);
-    share_out(run, heads * blocks, block_slots * cost, [&](index begin, index end, index) noexcept {
+    index const bytes = block_slots * channels * size_of<float>;
+    share_out(run, heads * blocks, bytes, [&](index begin, index end, index) noexcept {
         for (index job = begin; job < end; ++job) {
             index const h = job / blocks, held = length(h), first = std::min(job % blocks * block_slots, held);
             sum(job, h, first, std::min(first + block_slots, held));

@@ -43,7 +43,7 @@ struct squared_norm {
         if (of_keys) squares(l, l.keys, values, run);
         if (of_values) squares(l, l.values, of_keys ? others : values, run);
 
-        share_out(run, heads, n, [&](index begin, index end, index) noexcept {
+        share_out(run, heads, n * size_of<float> * 4, [&](index begin, index end, index) noexcept {
             for (index h = begin; h < end; ++h) {
                 auto const held = static_cast<std::size_t>(l.length(h)), at = static_cast<std::size_t>(h * n);
                 auto const row = values.subspan(at, held);
