@@ -21,8 +21,8 @@ enum class token_type : unsigned char {
     compression,  ///< a token that was trained to hold what it saw: VoCo-LLaMA's, a meta-token
 };
 
-/// One selection for all heads: the tokens for which stays(t) holds. Types are all that it reads: there is no layer whose
-/// guarded tokens would stay. `keep` > 0: errc::bad_budget where they are more.
+/// One selection for all heads: the tokens for which stays(t) holds, guarded or not. `keep` > 0: errc::bad_budget where
+/// they are more.
 template <class Stays>
 [[nodiscard]] result<plans> retain(index tokens, index keep, Stays const& stays, arena& memory) noexcept {
     if (keep < 0) return errc::bad_budget;
