@@ -131,7 +131,7 @@ TEMPLATE_TEST_CASE("scratch for many queries is enough for fewer", "[simd]", sam
 
 TEMPLATE_TEST_CASE("pairs of bfloat16 give what they give one by one", "[simd]", samples::best, samples::base) {
     index const queries = 33, keys = 100;
-    for (index const dim : {index{38}, 2 * simd::tile_depth + 6}) {
+    for (index const dim : {index{38}, 2 * simd::tile_depth<TestType> + 6}) {
         CAPTURE(dim);
         samples::rows<bfloat16> const query(queries, dim, 13, 2, 1),
             key(keys, dim, 14, 1);  // not as floats are aligned
@@ -164,7 +164,7 @@ TEMPLATE_LIST_TEST_CASE("fewer columns than keys, many chunks, great logits", "[
 TEMPLATE_LIST_TEST_CASE("more channels of queries and keys than a tile takes at once", "[simd]", samples::kernels) {
     using Arch = typename TestType::Arch;
     using T = typename TestType::value;
-    index const depth = simd::tile_depth, chunk = simd::chunk_rows<Arch>;
+    index const depth = simd::tile_depth<Arch>, chunk = simd::chunk_rows<Arch>;
     for (index const dim : {depth - 1, depth, depth + 1, 2 * depth, 2 * depth + 7}) {
         for (index const heads : {index{1}, index{3}}) {
             for (index const queries : {index{1}, simd::lanes<Arch> + 1, index{33}}) {
