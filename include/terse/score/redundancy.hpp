@@ -42,7 +42,7 @@ struct redundancy {
                                             Run const& run = {}) const noexcept {
         if (simd::is_nan(threshold) || forgive < 0 || !(forgive_share >= 0 && forgive_share <= 1))
             return errc::bad_setting;
-        if (l.kv_heads() < 1 || l.tokens() < 0 || (l.keys.data == nullptr && l.tokens() > 0)) return errc::bad_shape;
+        if (l.kv_heads() < 1 || l.tokens() < 0 || (!has_data(l.keys) && l.tokens() > 0)) return errc::bad_shape;
         index const n = l.tokens(), dim = l.keys.dim, each_left_out = leaves_last_out() ? 0 : n;
         index const of_last = simd::last_similar_scratch(n, dim), of_sums = simd::similar_sums_scratch(n, dim);
         index const each = leaves_last_out() ? of_last : std::max(of_last, of_sums);

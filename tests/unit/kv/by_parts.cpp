@@ -8,6 +8,7 @@
 #include <terse/score/attention.hpp>
 #include <terse/score/key_difference.hpp>
 #include <terse/score/norm.hpp>
+#include <terse/score/redundancy.hpp>
 
 #include "attention_reference.hpp"
 
@@ -132,6 +133,7 @@ TEST_CASE("blocks agree with copies of what is kept", "[kv][by-blocks]") {
              {40, 7, 5}, {41, 20, 8}, {100, 33, 1}, {64, 10, 64}, {9, 9, 2}, {10, 9, 2}}) {
         check_blocks(score::norm{}, n, keep, block);
         check_blocks(score::key_difference{}, n, keep, block);
+        check_blocks(score::redundancy{}, n, keep, block);
     }
 }
 
