@@ -45,7 +45,7 @@ template <class Arch>
         return ints<Arch>(_mm512_mask_mov_epi32(ordered, unordered.data, lowest));
     }
 #endif
-    return xsimd::select(unordered, lowest, xsimd::select(negative, -magnitude, magnitude));
+    return blend<Arch>(unordered, lowest, blend<Arch>(negative, -magnitude, magnitude));
 }
 
 /// A mask's lanes as bits, the first lane lowest.
@@ -145,7 +145,7 @@ template <class Arch, class Source>
     if (count >= lanes<Arch>) return rank(xsimd::batch<Source, Arch>::load_unaligned(from));
     if constexpr (std::same_as<Source, float>) {
         auto const valid = ints<Arch>(static_cast<std::int32_t>(count)) > load_positions<Arch>(0);
-        return xsimd::select(valid, rank(load_partial<Arch>(from, count)), ints<Arch>(lowest_rank));
+        return blend<Arch>(valid, rank(load_partial<Arch>(from, count)), ints<Arch>(lowest_rank));
     } else {
         std::array<Source, ints<Arch>::size> values;
         values.fill(lowest_rank);
@@ -183,11 +183,7 @@ struct rank_range {
 /// `count`, one more where x > y.
 template <class Arch>
 [[nodiscard]] ints<Arch> count_greater(ints<Arch> const& x, ints<Arch> const& y, ints<Arch> const& count) noexcept {
-#if defined(__AVX512F__)
-    if constexpr (ints<Arch>::size == 16)
-        return ints<Arch>(_mm512_mask_add_epi32(count, (x > y).data, count, _mm512_set1_epi32(1)));
-#endif
-    return count + ints<Arch>(x > y);
+    return blend<Arch>(x > y, count + ints<Arch>(1), count);
 }
 
 /// A range that holds the k-th highest of `from`, most likely: found in a sample. Exact when there are few.
@@ -219,8 +215,8 @@ template <class Arch, class Source>
         }
         unroll<4>([&](auto v) {
             auto const reached = ints<Arch>(static_cast<std::int32_t>(m)) - beaten[v];
-            highs = xsimd::select((x[v] > highs) && (reached > ints<Arch>(above - 1)), x[v], highs);
-            lows = xsimd::select((x[v] > lows) && (reached > ints<Arch>(below - 1)), x[v], lows);
+            highs = blend<Arch>((x[v] > highs) && (reached > ints<Arch>(above - 1)), x[v], highs);
+            lows = blend<Arch>((x[v] > lows) && (reached > ints<Arch>(below - 1)), x[v], lows);
         });
     }
     rank_range found;
@@ -384,15 +380,15 @@ template <class Arch = default_arch>
     auto place = ~load_positions<Arch>(0), where = place, highest = lowest;
     auto const take = [&](ints<Arch> const& x) noexcept {
         auto const better = x > highest;
-        highest = xsimd::select(better, x, highest);
-        where = xsimd::select(better, place, where);
+        highest = blend<Arch>(better, x, highest);
+        where = blend<Arch>(better, place, where);
         place -= width;
     };
     index i = 0;
     for (; i + lanes<Arch> <= n; i += lanes<Arch>) take(load_ranks<Arch>(scores.data() + i));
     if (i < n) take(load_ranks<Arch>(scores.data() + i, n - i));
     auto const best = highest_lane<Arch>(highest);
-    return ~first_lane<Arch>(highest_lane<Arch>(xsimd::select(highest == best, where, lowest)));
+    return ~first_lane<Arch>(highest_lane<Arch>(blend<Arch>(highest == best, where, lowest)));
 }
 
 }  // namespace terse::simd
