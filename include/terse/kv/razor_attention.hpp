@@ -304,7 +304,7 @@ struct compensation {
             float const share = 1 / total;
             if (size == 0) std::fill_n(mean, dim, 0.0F);
             if (last - first == 1) {  // a step of decoding: one pass
-                auto const* const row = cache.row(h, first);
+                auto const row = cache.row(h, first);
                 for (index i = 0; i < dim; ++i) mean[i] += share * (static_cast<float>(row[i]) - mean[i]);
                 size = total;
                 continue;

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <span>
+#include <type_traits>
 
 #include <terse/core/layer.hpp>
 #include <terse/score/scores.hpp>
@@ -47,12 +49,11 @@ struct non_causal_attention {
         rollback undo{memory};
         auto const values = memory.take<float>(kv_heads * n);
         auto const top = memory.here();
-        auto const padding = memory.take<T>(dim);
+        auto const padding = zeros(l.keys, memory);
         auto const received = memory.take<float>(run.workers() * group * chunk);
         auto const scratch = memory.take<float>(run.workers() * each);
         auto const pooled = memory.take<float>(run.workers() * n);
-        if (!taken(values, padding, received, scratch, pooled)) return errc::out_of_memory;
-        std::fill(padding.begin(), padding.end(), T(0.0F));
+        if (!padding || !taken(values, received, scratch, pooled)) return errc::out_of_memory;
         auto const part = [](std::span<float> all, index i, index size) noexcept {
             return all.subspan(static_cast<std::size_t>(i * size), static_cast<std::size_t>(size));
         };
@@ -65,7 +66,7 @@ struct non_causal_attention {
                           index const count = std::min(chunk, last - first);
                           if (count <= 0) continue;
                           auto const sums = part(received, worker, group * chunk).first(size(group * count));
-                          columns(l, h, first, count, padding.data(), sums, part(scratch, worker, each));
+                          columns(l, h, first, count, *padding, sums, part(scratch, worker, each));
                           auto const out = part(values, h, n).subspan(size(first), size(count));
                           reduce_rows(sums, out, reduction::mean);
                           for (index t = 0; t < count; ++t)
@@ -98,15 +99,34 @@ struct non_causal_attention {
         return {.heads = heads, .queries = chunk, .keys = chunk, .dim = dim, .scale = scale};
     }
 
+    /// A row of zeros in `memory`, as those of `keys` are; errc::out_of_memory
+    template <class Cache, class Row = decltype(Cache{}.row(0, 0))>
+    [[nodiscard]] static result<Row> zeros(Cache const& keys, arena& memory) noexcept {
+        if constexpr (is_quantised_row<Row>) {
+            auto const codes = memory.take<std::int8_t>(keys.dim);
+            auto const scales = memory.take<typename Cache::scale>(keys.dim);
+            if (!taken(codes, scales)) return errc::out_of_memory;
+            std::fill(codes.begin(), codes.end(), std::int8_t{0});
+            std::fill(scales.begin(), scales.end(), typename Cache::scale(0.0F));
+            return Row{codes.data(), scales.data(), keys.group};
+        } else {
+            using value = std::remove_const_t<std::remove_pointer_t<Row>>;
+            auto const channels = memory.take<value>(keys.dim);
+            if (!taken(channels)) return errc::out_of_memory;
+            std::fill(channels.begin(), channels.end(), value(0.0F));
+            return Row{channels.data()};
+        }
+    }
+
     /// sums[g][t] = what slot first + t receives from the chunk's queries of head g of kv head h.
-    template <class T, class Cache>
-    void columns(layer<T, Cache> const& l, index h, index first, index count, T const* padding, std::span<float> sums,
+    template <class T, class Cache, class Row>
+    void columns(layer<T, Cache> const& l, index h, index first, index count, Row const& padding, std::span<float> sums,
                  std::span<float> scratch) const noexcept {
         index const group = l.queries.heads / l.kv_heads(), missing = chunk - count;
         // A zero query attends to all alike.
         std::fill(sums.begin(), sums.end(), static_cast<float>(missing) / static_cast<float>(chunk));
         auto const query = [&](index g, index i) noexcept { return l.queries.row(h * group + g, first + i); };
-        auto const key = [&](index t) noexcept -> T const* { return t < count ? l.keys.row(h, first + t) : padding; };
+        auto const key = [&](index t) noexcept -> Row { return t < count ? l.keys.row(h, first + t) : padding; };
         auto shape = softmax_of(group, l.keys.dim);
         shape.queries = count;
         simd::softmax_columns(shape, query, key, chunk, {sums, count, count}, scratch);

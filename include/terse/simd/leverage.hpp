@@ -7,6 +7,7 @@
 #include <span>
 
 #include <terse/simd/batch.hpp>
+#include <terse/simd/columns.hpp>
 #include <terse/simd/scalar.hpp>
 #include <terse/simd/tile.hpp>
 
@@ -17,12 +18,11 @@
 namespace terse::simd {
 
 /// out[i] = x[i] - y[i] for i < n, in float.
-template <class Arch = default_arch, real T>
-void subtract(T const* x, float const* y, float* out, index n) noexcept {
-    index i = 0;
-    for (index const end = n - n % lanes<Arch>; i < end; i += lanes<Arch>)
-        store<Arch>(load<Arch>(x + i) - load<Arch>(y + i), out + i);
-    if (i < n) store_partial<Arch>(load_partial<Arch>(x + i, n - i) - load_partial<Arch>(y + i, n - i), out + i, n - i);
+/// @param x  T const* or quantised_row
+template <class Arch = default_arch, class Row>
+void subtract(Row const& x, float const* y, float* out, index n) noexcept {
+    over_channels<Arch, 1>(
+        x, n, [&](auto, auto read, auto write, index i) noexcept { write(read(x + i) - read(y + i), out + i); });
 }
 
 /// Rows that are projected at once, and that lie side by side in what comes out.

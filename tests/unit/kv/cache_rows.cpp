@@ -1,4 +1,5 @@
 // What reads and turns the rows of caches in 8 bit and of ragged ones, against rows of floats one by one.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -7,9 +8,17 @@
 
 #include <terse/kv/compact.hpp>
 #include <terse/kv/key_norm.hpp>
+#include <terse/kv/razor_attention.hpp>
 #include <terse/kv/rotate.hpp>
 #include <terse/score/attention.hpp>
+#include <terse/score/block_diversity.hpp>
+#include <terse/score/channel_energy.hpp>
+#include <terse/score/key_difference.hpp>
+#include <terse/score/lag.hpp>
+#include <terse/score/leverage.hpp>
+#include <terse/score/non_causal_attention.hpp>
 #include <terse/score/norm.hpp>
+#include <terse/score/redundancy.hpp>
 #include <terse/simd/quantise.hpp>
 
 #include "attention_reference.hpp"
@@ -33,7 +42,13 @@ struct in_8_bit {
     in_8_bit(tensor<float> const& x, index g)
         : exact{x}, group{g}, codes(x.values.size()), scales(x.values.size() / static_cast<std::size_t>(g)) {
         auto const row = [&](index i) { return x.values.data() + i * x.dim; };
-        simd::quantise_int8(x.heads * x.tokens, row, x.dim, g, codes.data(), scales.data());
+        if (g == 1) {
+            std::fill(scales.begin(), scales.end(), static_cast<Scale>(0.01F));
+            std::transform(x.values.begin(), x.values.end(), codes.begin(),
+                           [](float value) { return static_cast<std::int8_t>(value * 100); });
+        } else {
+            simd::quantise_int8(x.heads * x.tokens, row, x.dim, g, codes.data(), scales.data());
+        }
         index i = 0;
         for (float& value : exact.values) {
             value = static_cast<float>(codes[static_cast<std::size_t>(i)]) *
@@ -90,6 +105,56 @@ TEMPLATE_TEST_CASE("scorers read keys in 8 bit as the keys that they stand for",
             }
         }
     }
+}
+
+TEST_CASE("scorers read keys and values in 8 bit as those that they stand for", "[kv][cache_rows][quantised]") {
+    for (index const n : {1, 33, 150}) {
+        for (index const group : {1, 32, 64}) {
+            CAPTURE(n, group);
+            random_layer<half> const r{4, 2, n, 64, n, static_cast<unsigned>(n)};
+            in_8_bit<half> const keys{cast<float>(r.keys), group}, values{cast<float>(r.values), group};
+            auto const queries = cast<float>(r.queries);
+            layer<half, quantised_view<half>> const ours{
+                .keys = keys.view(), .values = values.view(), .queries = r.queries.by_head()};
+            layer<float> const exact{
+                .keys = keys.exact.by_head(), .values = values.exact.by_head(), .queries = queries.by_head()};
+            auto const check = [&](auto const& score) {
+                arena memory;
+                auto const expected = score(exact, memory).value();
+                for (index const workers : worker_counts) {
+                    auto const got = score(ours, memory, threads{workers}).value();
+                    REQUIRE(got.heads == expected.heads);
+                    REQUIRE(got.tokens == expected.tokens);
+                    for (index h = 0; h < got.heads; ++h)
+                        for (std::size_t t = 0; t < got.row(h).size(); ++t)
+                            CHECK(got.row(h)[t] == Approx(expected.row(h)[t]).epsilon(1e-3).margin(1e-5));
+                }
+            };
+            check(score::key_difference{});
+            check(score::lag{.partition = 16, .ranks = false});
+            check(score::redundancy{});
+            check(score::redundancy{.threshold = 0.1F, .forgive = 5});
+            check(score::redundancy{.forgive_share = 0.5, .forgive_oldest = true, .published = true});
+            check(score::leverage{.columns = 8});
+            check(score::non_causal_attention{.chunk = 32, .scale = 0.1F});
+            check(score::channel_energy{});
+            check(score::block_diversity{.block = 8, .slots = {0, n / 8 * 8}});
+        }
+    }
+}
+
+TEST_CASE("the mean of what local heads drop is that of the keys that 8 bit stand for", "[kv][cache_rows][quantised]") {
+    in_8_bit<float> const keys{random_heads(2, 300, 64, 3), 32}, values{random_heads(2, 300, 64, 4), 64};
+    auto const mean_of = [](auto const& l) {
+        std::vector<float> sums(2 * 2 * 64), sizes(2);
+        kv::compensation rows{
+            .keys = view(sums.data(), 2, 64), .values = view(sums.data() + 2 * 64, 2, 64), .sizes = sizes};
+        for (range const gone : {range{3, 290}, range{290, 291}}) REQUIRE(rows.add(l, {}, gone) == errc::ok);
+        return sums;
+    };
+    auto const got = mean_of(layer<float, quantised_view<float>>{.keys = keys.view(), .values = values.view()});
+    auto const want = mean_of(layer<float>{.keys = keys.exact.by_head(), .values = values.exact.by_head()});
+    for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == Approx(want[i]).margin(1e-6));
 }
 
 TEST_CASE("the norm of what a head does not hold is NaN, and goes first", "[kv][cache_rows][ragged]") {

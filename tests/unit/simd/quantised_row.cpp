@@ -5,7 +5,9 @@
 
 #include <catch2/catch.hpp>
 
+#include <terse/simd/columns.hpp>
 #include <terse/simd/dot.hpp>
+#include <terse/simd/leverage.hpp>
 #include <terse/simd/scalar.hpp>
 #include <terse/simd/softmax_columns.hpp>
 #include <terse/simd/tile.hpp>
@@ -166,6 +168,41 @@ TEMPLATE_LIST_TEST_CASE("attention to keys in 8 bit is that to the keys that the
                 {expected, keys, keys}, simd::once{}, simd::unknown{});
             for (std::size_t i = 0; i < got.size(); ++i)
                 CHECK(got[i] == Approx(expected[i]).epsilon(1e-4).margin(1e-6));
+        }
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("columns of rows in 8 bit are those of the rows that they stand for", "[simd][quantised_row]",
+                        samples::kernels) {
+    using Arch = typename TestType::Arch;
+    using Scale = typename TestType::value;
+    for (auto const [dim, group] : shapes) {
+        for (index const count : {index{0}, index{1}, simd::lanes<Arch> + 3}) {
+            CAPTURE(dim, group, count);
+            quantised_rows<Scale> const x(count, dim, group, 5);
+            auto const coded = [&x](index t) { return x.row(t); };
+            auto const exact = [&x](index t) { return x.exact(t); };
+            auto const weights = uniform(count, 6), origin = uniform(dim, 7), factor = uniform(dim, 8, 1, 2);
+            auto const same = [&, dim = dim](std::size_t size, auto const& kernel) {
+                std::vector<float> got(size + 1, 7.0F), want = got;
+                kernel(coded, got.data());
+                kernel(exact, want.data());
+                for (std::size_t i = 0; i <= size; ++i) CHECK(got[i] == Approx(want[i]).epsilon(1e-5).margin(1e-5));
+            };
+            auto const channels = static_cast<std::size_t>(dim);
+            same(channels, [&](auto row, float* out) {
+                simd::add_weighted<Arch>(count, row, weights.data(), {out, channels});
+            });
+            same(channels, [&](auto row, float* out) { simd::column_squares<Arch>(count, row, {out, channels}); });
+            same(2 * channels, [&](auto row, float* out) {
+                simd::column_bounds<Arch>(count, row, {out, channels}, {out + channels, channels});
+            });
+            same(static_cast<std::size_t>(count), [&, dim = dim](auto row, float* out) {
+                simd::scaled_deviations<Arch>(count, row, origin, factor, dim, out);
+            });
+            if (count == 0) continue;
+            same(channels,
+                 [&, dim = dim](auto row, float* out) { simd::subtract<Arch>(row(0), origin.data(), out, dim); });
         }
     }
 }
