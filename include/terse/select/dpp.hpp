@@ -67,7 +67,7 @@ template <executor Run = serial>
         auto const step = [&](index begin, index end, index) noexcept {
             simd::dpp_step(begin, end, kernel.row(pick), gain, earlier, s);
         };
-        share_out(run, strips, simd::dpp_strip<arch> * done, step);
+        share_out(run, strips, simd::dpp_strip<arch> * done * size_of<float>, step);
     }
 
     // Nothing has a gain any more, and the gains make room for what orders the rest.

@@ -71,9 +71,9 @@ errc farthest_point(tokens_view<T> x, std::span<token> picked, index start, aren
         auto const highest = memory.take<float>(search ? n * workers : 0);
         if (!taken(scratch, highest)) return errc::out_of_memory;
         std::fill(highest.begin(), highest.end(), nothing);
-        share_out(run, n, x.dim, norms);
-        index const block_cost = simd::gram_side * simd::gram_side * x.dim;
-        share_out(run, simd::gram_blocks(n), block_cost, [&](index begin, index end, index worker) noexcept {
+        share_out(run, n, x.dim * size_of<T>, norms);
+        index const of_block = product_cost(simd::gram_side, simd::gram_side, x.dim);
+        share_out(run, simd::gram_blocks(n), of_block, [&](index begin, index end, index worker) noexcept {
             auto const part = [worker](std::span<float> all, index size) noexcept {
                 return all.empty()
                            ? all
@@ -94,7 +94,7 @@ errc farthest_point(tokens_view<T> x, std::span<token> picked, index start, aren
             }
         }
     } else {
-        share_out(run, n, x.dim, norms);
+        share_out(run, n, x.dim * size_of<T>, norms);
     }
 
     simd::farthest_start(s);
@@ -110,7 +110,7 @@ errc farthest_point(tokens_view<T> x, std::span<token> picked, index start, aren
         if (stored)
             simd::farthest_lower(cosines.data() + pick * n, s);
         else  // a step compares a part of the rows
-            share_out(run, blocks, simd::farthest_block * x.dim / 2, settle);
+            share_out(run, blocks, simd::farthest_block * x.dim / 2 * size_of<T>, settle);
     }
 }
 

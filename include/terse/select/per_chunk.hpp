@@ -71,28 +71,26 @@ errc per_chunk(scores const& s, index tokens, std::span<row const> rows, index c
         std::construct_at(&items[at(h)], select_rows(kept.subspan(at(before), at(total - before)), length));
     }
 
-    share_out(run, s.heads, s.tokens * static_cast<index>(sizeof(float)) * 4,
-              [&](index head, index end, index worker) noexcept {
-                  for (; head < end; ++head) {
-                      auto const sources = items[at(head)].sources;
-                      auto out = kept.subspan(at(sources.data() - kept.data()), sources.size());
-                      range const part = cut(head, rows[at(head)].tokens);
-                      std::iota(out.begin(), out.begin() + part.begin, token{0});
-                      out = out.subspan(at(part.begin));
-                      for (index begin = part.begin; begin < part.end; begin += chunk) {
-                          index const here = std::min(chunk, part.end - begin);
-                          quota const q =
-                              quota_at(head, begin, here, ranges.subspan(at(worker * guarded), at(guarded)));
-                          auto const mine = out.first(at(q.keep));
-                          choose(s.row(head).subspan(at(std::min(begin, s.tokens))), here, q, mine,
-                                 ranks.subspan(at(worker * each), at(each)),
-                                 apart.subspan(at(worker * each_apart), at(each_apart)));
-                          for (token& t : mine) t += static_cast<token>(begin);
-                          out = out.subspan(at(q.keep));
-                      }
-                      std::iota(out.begin(), out.end(), static_cast<token>(part.end));
-                  }
-              });
+    share_out(run, s.heads, s.tokens * size_of<float> * 4, [&](index head, index end, index worker) noexcept {
+        for (; head < end; ++head) {
+            auto const sources = items[at(head)].sources;
+            auto out = kept.subspan(at(sources.data() - kept.data()), sources.size());
+            range const part = cut(head, rows[at(head)].tokens);
+            std::iota(out.begin(), out.begin() + part.begin, token{0});
+            out = out.subspan(at(part.begin));
+            for (index begin = part.begin; begin < part.end; begin += chunk) {
+                index const here = std::min(chunk, part.end - begin);
+                quota const q = quota_at(head, begin, here, ranges.subspan(at(worker * guarded), at(guarded)));
+                auto const mine = out.first(at(q.keep));
+                choose(s.row(head).subspan(at(std::min(begin, s.tokens))), here, q, mine,
+                       ranks.subspan(at(worker * each), at(each)),
+                       apart.subspan(at(worker * each_apart), at(each_apart)));
+                for (token& t : mine) t += static_cast<token>(begin);
+                out = out.subspan(at(q.keep));
+            }
+            std::iota(out.begin(), out.end(), static_cast<token>(part.end));
+        }
+    });
     return errc::ok;
 }
 

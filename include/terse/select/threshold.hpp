@@ -70,7 +70,7 @@ template <class Score, class Input, executor Run = serial>
         std::all_of(quotas->begin(), quotas->end(), [tokens](row const& r) { return r.tokens == tokens; });
     if (s->heads < 1 || s->heads > rows || s->tokens > tokens || (s->heads < rows && !even)) return errc::bad_shape;
 
-    share_out(run, s->heads, tokens * static_cast<index>(sizeof(float)), [&](index begin, index end, index) noexcept {
+    share_out(run, s->heads, tokens * size_of<float>, [&](index begin, index end, index) noexcept {
         for (index h = begin; h < end; ++h) {
             row own = (*quotas)[at(h)];
             own.q.trailing = std::max(own.q.trailing, tokens - s->tokens);

@@ -188,11 +188,12 @@ template <class Input>
 ///
 /// @param s       [rows, scored]; with `tokens` tokens in the longest row, the last tokens - scored of every row have
 ///                no score and are kept
-/// @param rows    [rows], q.keep at most their tokens
+/// @param rows    [rows]
 /// @param items   [rows]: receives the plans
 /// @param kept    what they refer to: at least as many as all rows keep
 /// @param memory  scratch, given back
-/// @return        errc::bad_budget when a row protects more than it keeps or `kept` is too small; errc::out_of_memory
+/// @return        errc::bad_budget when a row keeps more than it has or less than it protects, or `kept` is too small;
+///                errc::out_of_memory
 /// @complexity    O(rows * tokens)
 template <executor Run = serial>
 errc highest_of_rows(scores const& s, index tokens, std::span<row const> rows, std::span<plan> items,
@@ -206,7 +207,8 @@ errc highest_of_rows(scores const& s, index tokens, std::span<row const> rows, s
     index total = 0, guarded = 0;
     for (index h = 0; h < s.heads; ++h) {
         quota const q = quota_of(h);
-        if (q.keep < q.fixed(rows[at(h)].tokens) || q.keep > std::ssize(kept) - total) return errc::bad_budget;
+        index const length = rows[at(h)].tokens;
+        if (q.keep < q.fixed(length) || q.keep > std::min(length, std::ssize(kept) - total)) return errc::bad_budget;
         total += q.keep;
         guarded += std::ssize(q.guarded);
     }
@@ -222,16 +224,14 @@ errc highest_of_rows(scores const& s, index tokens, std::span<row const> rows, s
         std::construct_at(&items[at(h)], select_rows(kept.subspan(at(total), at(count)), rows[at(h)].tokens));
         total += count;
     }
-    share_out(run, s.heads, s.tokens * static_cast<index>(sizeof(float)) * 4,
-              [&](index begin, index end, index worker) noexcept {
-                  for (index h = begin; h < end; ++h) {
-                      auto const sources = items[at(h)].sources;
-                      choose(s.row(h), rows[at(h)].tokens, quota_of(h),
-                             kept.subspan(at(sources.data() - kept.data()), sources.size()),
-                             ranks.subspan(at(worker * each), at(each)),
-                             apart.subspan(at(worker * each_apart), at(each_apart)));
-                  }
-              });
+    share_out(run, s.heads, s.tokens * size_of<float> * 4, [&](index begin, index end, index worker) noexcept {
+        for (index h = begin; h < end; ++h) {
+            auto const sources = items[at(h)].sources;
+            choose(s.row(h), rows[at(h)].tokens, quota_of(h),
+                   kept.subspan(at(sources.data() - kept.data()), sources.size()),
+                   ranks.subspan(at(worker * each), at(each)), apart.subspan(at(worker * each_apart), at(each_apart)));
+        }
+    });
     return errc::ok;
 }
 

@@ -14,14 +14,14 @@ namespace terse::select {
 /// @param first       [rows, scored]; with `tokens` tokens in the longest row, the last tokens - scored of every row
 ///                    have no score and are kept
 /// @param second      [rows or more, scored or more]
-/// @param rows        [rows], q.keep at most their tokens
+/// @param rows        [rows]
 /// @param first_keep  callable (row, free) -> how many of the `free` tokens that a row keeps besides the protected ones
 ///                    are chosen by the first score, 0 to free
 /// @param items       [rows]: receives the plans
 /// @param kept        what they refer to: at least as many as all rows keep
 /// @param memory      scratch, given back
-/// @return            errc::bad_shape when `second` has fewer rows or scores; errc::bad_budget when a row protects more
-///                    than it keeps or `kept` is too small; errc::out_of_memory
+/// @return            errc::bad_shape when `second` has fewer rows or scores; errc::bad_budget when a row keeps more
+///                    than it has or less than it protects, or `kept` is too small; errc::out_of_memory
 /// @complexity        O(rows * tokens)
 template <class Count, executor Run = serial>
 errc two_stage(scores const& first, scores const& second, index tokens, std::span<row const> rows,
@@ -43,7 +43,7 @@ errc two_stage(scores const& first, scores const& second, index tokens, std::spa
         row own = rows[at(h)];
         own.q.trailing = std::max(own.q.trailing, tokens - first.tokens);
         index const fixed = own.q.fixed(own.tokens), free = own.q.keep - fixed;
-        if (free < 0 || own.q.keep > std::ssize(kept) - total) return errc::bad_budget;
+        if (free < 0 || own.q.keep > std::min(own.tokens, std::ssize(kept) - total)) return errc::bad_budget;
         own.q.keep = fixed + first_keep(h, free);
         stage[at(h)] = own;
         std::construct_at(&items[at(h)], select_rows(kept.subspan(at(total), at(rows[at(h)].q.keep)), own.tokens));
@@ -52,34 +52,32 @@ errc two_stage(scores const& first, scores const& second, index tokens, std::spa
     errc const error = highest_of_rows(first, tokens, stage, chosen, taken_first, memory, run);
     if (error != errc::ok) return error;
 
-    share_out(run, first.heads, tokens * static_cast<index>(sizeof(float)) * 4,
-              [&](index begin, index end, index worker) noexcept {
-                  for (index h = begin; h < end; ++h) {
-                      auto const have = chosen[at(h)].sources, all = items[at(h)].sources;
-                      auto const out = kept.subspan(at(all.data() - kept.data()), all.size());
-                      auto to = left.begin() + worker * tokens;
-                      auto const from = second.row(h).begin();
-                      index next = 0;
-                      for (token const t : have) {
-                          to = std::copy(from + next, from + t, to);
-                          next = t + 1;
-                      }
-                      to = std::copy(from + next, from + items[at(h)].tokens, to);
-                      // Their numbers among what is left stand behind, and are read before they are overwritten: one is
-                      // a token's number, but for those of the first stage that come before.
-                      auto const more = out.subspan(have.size());
-                      simd::top_k(std::span<float const>{left.begin() + worker * tokens, to}, more, 0,
-                                  ranks.subspan(at(worker * each), at(each)));
-                      std::size_t before = 0, written = 0;
-                      for (token const p : more) {
-                          for (; before < have.size() && have[before] <= p + static_cast<token>(before); ++before)
-                              out[written++] = have[before];
-                          out[written++] = p + static_cast<token>(before);
-                      }
-                      std::copy(have.begin() + static_cast<index>(before), have.end(),
-                                out.begin() + static_cast<index>(written));
-                  }
-              });
+    share_out(run, first.heads, tokens * size_of<float> * 4, [&](index begin, index end, index worker) noexcept {
+        for (index h = begin; h < end; ++h) {
+            auto const have = chosen[at(h)].sources, all = items[at(h)].sources;
+            auto const out = kept.subspan(at(all.data() - kept.data()), all.size());
+            auto to = left.begin() + worker * tokens;
+            auto const from = second.row(h).begin();
+            index next = 0;
+            for (token const t : have) {
+                to = std::copy(from + next, from + t, to);
+                next = t + 1;
+            }
+            to = std::copy(from + next, from + items[at(h)].tokens, to);
+            // Their numbers among what is left stand behind, and are read before they are overwritten: one is
+            // a token's number, but for those of the first stage that come before.
+            auto const more = out.subspan(have.size());
+            simd::top_k(std::span<float const>{left.begin() + worker * tokens, to}, more, 0,
+                        ranks.subspan(at(worker * each), at(each)));
+            std::size_t before = 0, written = 0;
+            for (token const p : more) {
+                for (; before < have.size() && have[before] <= p + static_cast<token>(before); ++before)
+                    out[written++] = have[before];
+                out[written++] = p + static_cast<token>(before);
+            }
+            std::copy(have.begin() + static_cast<index>(before), have.end(), out.begin() + static_cast<index>(written));
+        }
+    });
     return errc::ok;
 }
 

@@ -101,6 +101,20 @@ TEST_CASE("the highest scores, and what is protected", "[select][top_k]") {
     CHECK((*p)[0].tokens == std::ssize(r.scores));
 }
 
+TEST_CASE("rows keep no more than they have, and no more than there is room for", "[select][top_k]") {
+    std::vector<float> const x = {5, 4, 1, 2, 3, 1};
+    auto const error = [&](terse::index keep, std::size_t room) {
+        std::vector<terse::select::row> const rows = {{3, {.keep = 2}}, {2, {.keep = keep}}};
+        std::vector<terse::plan> items(2);
+        tokens_list kept(room);
+        arena memory;
+        return terse::select::highest_of_rows({x, 2, 3, 3}, 3, rows, items, kept, memory);
+    };
+    CHECK(error(3, 9) == errc::bad_budget);
+    CHECK(error(2, 3) == errc::bad_budget);
+    CHECK(error(2, 4) == errc::ok);
+}
+
 TEST_CASE("tokens without a score are kept", "[select][top_k]") {
     std::vector<float> const row{1, 3, 2};
     arena memory;

@@ -53,6 +53,7 @@ TEST_CASE("two stages say what does not fit", "[select][two-stage]") {
     CHECK(choose(of(x, 2), of({1, 2, 3, 4}, 2), 3, rows, 1).error == errc::bad_shape);
     CHECK(choose(of(x, 2), of(x, 2), 3, {{3, {.keep = 2}}, {3, {.keep = 2, .leading = 3}}}, 1).error ==
           errc::bad_budget);
+    CHECK(choose(of(x, 2), of(x, 2), 3, {{3, {.keep = 2}}, {2, {.keep = 3}}}, 1).error == errc::bad_budget);
     CHECK(choose(of(x, 2), of(x, 2), 3, rows, 1, 3).error == errc::bad_budget);
     CHECK(choose(of(x, 2), of(x, 2), 3, rows, 1, 4).error == errc::ok);
 }
