@@ -34,9 +34,9 @@ slots pyramidkv(prompt const& p) {
     return kept_by_rows(snapkv_scores(p), p.tokens, keep, window);
 }
 
-slots adakv(prompt const& p) {
-    matrix const scores = snapkv_scores(p);
-    index const base = budget - window, safe = base / 5, n = scores.cols();
+/// How many of each row's scores are kept, `mean` on average: a fifth of that, and the highest of all others.
+std::vector<index> shared_counts(matrix const& scores, index mean) {
+    index const safe = mean / 5, n = scores.cols();
     matrix open = scores;
     std::vector<index> counts(prompt::kv_heads, safe);
     for (index h = 0; h < prompt::kv_heads; ++h) {
@@ -44,8 +44,14 @@ slots adakv(prompt const& p) {
         for (token const t : leading({0, n}, safe, higher(row))) open(h, t) = -std::numeric_limits<float>::infinity();
     }
     float const* const all = open.data();
-    for (token const i : leading({0, open.size()}, prompt::kv_heads * (base - safe), higher(all)))
+    for (token const i : leading({0, open.size()}, prompt::kv_heads * (mean - safe), higher(all)))
         ++counts[static_cast<std::size_t>(i / n)];
+    return counts;
+}
+
+slots adakv(prompt const& p) {
+    matrix const scores = snapkv_scores(p);
+    auto const counts = shared_counts(scores, budget - window);
     slots kept;
     for (index h = 0; h < prompt::kv_heads; ++h) {
         float const* const row = scores.row(h).data();
@@ -94,8 +100,8 @@ matrix const& projection() {
     return weight;
 }
 
-slots criticalkv(prompt const& p) {
-    matrix const scores = norm_scores(p);
+/// Of `counts` slots a head, half by the norm, at least `safe`; the others by the norm of what they add to the output.
+slots critical(prompt const& p, matrix const& scores, std::vector<index> const& counts, index safe) {
     slots kept;
     for (index kv = 0; kv < prompt::kv_heads; ++kv) {
         Eigen::RowVectorXf norms = Eigen::RowVectorXf::Zero(p.tokens);
@@ -110,15 +116,25 @@ slots criticalkv(prompt const& p) {
         }
         norms /= static_cast<float>(prompt::group);
         float const* const row = scores.row(kv).data();
-        auto own = leading({0, p.tokens}, budget / 2, higher(row));
+        index const count = counts[static_cast<std::size_t>(kv)], first = std::min(std::max(count / 2, safe), count);
+        auto own = leading({0, p.tokens}, first, higher(row));
         Eigen::RowVectorXf second = (scores.row(kv).array() + 1e-4F) * norms.array();
         for (token const t : own) second[t] = -std::numeric_limits<float>::infinity();
-        auto const more = leading({0, p.tokens}, budget - budget / 2, higher(second));
+        auto const more = leading({0, p.tokens}, count - first, higher(second));
         own.insert(own.end(), more.begin(), more.end());
         std::sort(own.begin(), own.end());
         kept.push_back(own);
     }
     return kept;
+}
+
+slots criticalkv(prompt const& p) {
+    return critical(p, norm_scores(p), std::vector<index>(prompt::kv_heads, budget), 0);
+}
+
+slots criticalkv_adaptive(prompt const& p) {
+    matrix const scores = norm_scores(p);
+    return critical(p, scores, shared_counts(scores, budget), budget / 5);
 }
 
 /// Kept keys and the block copied side by side, and their norms taken.
@@ -169,12 +185,15 @@ bool const added = [] {
     add_prompt_rows("adakv", {on_layer(kv::adakv<score::attention>{.score = snapkv, .keep = budget}), adakv});
     add_prompt_rows("chunkkv", {on_layer(kv::chunkkv<score::attention>{snapkv, budget, chunk}), chunkkv, 2e-2});
     add_prompt_rows("finch", {on_layer(kv::finch<>{{budget}, window}), finch});
-    add_prompt_rows("criticalkv", {[=](prompt const& p, arena& memory) {
-                                       kv::criticalkv<score::norm> const policy{
-                                           .score = longest, .projection = view(projection()), .keep = budget};
-                                       return policy(p.layer(), memory);
-                                   },
-                                   criticalkv});
+    auto const critical_of = [=](bool adaptive) {
+        return [=](prompt const& p, arena& memory) {
+            kv::criticalkv<score::norm> const policy{
+                .score = longest, .projection = view(projection()), .keep = budget, .adaptive = adaptive};
+            return policy(p.layer(), memory);
+        };
+    };
+    add_prompt_rows("criticalkv", {critical_of(false), criticalkv});
+    add_prompt_rows("criticalkv-adaptive", {critical_of(true), criticalkv_adaptive});
     add_prompt_rows("by-blocks", {on_layer(kv::by_blocks<score::norm>{longest, budget, block}), by_blocks});
     add_prompt_rows("by-chunks", {on_layer(kv::by_chunks<score::norm>{longest, {.keep = 0.125}, block}), by_chunks});
     return true;

@@ -13,6 +13,7 @@
 #include <terse/kv/keydiff.hpp>
 #include <terse/kv/lagkv.hpp>
 #include <terse/kv/q_filter.hpp>
+#include <terse/kv/recursive_lagkv.hpp>
 #include <terse/kv/think.hpp>
 #include <terse/kv/threshold.hpp>
 #include <terse/score/norm.hpp>
@@ -115,6 +116,18 @@ slots above(prompt const& p) {
     return kept;
 }
 
+/// Half of each partition that has a score.
+slots recursive_lagkv(prompt const& p) {
+    slots kept;
+    for (index kv = 0; kv < prompt::kv_heads; ++kv) {
+        column const scores = lagkv(p, kv);
+        auto& head = kept.emplace_back();
+        for (index t = 0; t < p.tokens; ++t)
+            if (scores[t] >= 0.5F) head.push_back(static_cast<token>(t));
+    }
+    return kept;
+}
+
 bool const added = [] {
     add_prompt_rows("key-norm",
                     {[](prompt const& p, arena& memory) { return kv::key_norm{.keep = budget}(p.layer(), memory); },
@@ -135,6 +148,10 @@ bool const added = [] {
                               },
                               [](prompt const& p) { return by(p, budget, lagkv); },
                               0.05});  // slots of nearly equal scores change ranks
+    add_prompt_rows("recursive-lagkv", {[](prompt const& p, arena& memory) {
+                                            return kv::recursive_lagkv{.sinks = sinks, .lag = lag}(p.layer(), memory);
+                                        },
+                                        recursive_lagkv});
     add_prompt_rows("think",
                     {[](prompt const& p, arena& memory) { return kv::think{.keep = kept_channels}(p.layer(), memory); },
                      [](prompt const& p) { return by(p, kept_channels, think); }});

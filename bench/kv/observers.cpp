@@ -179,10 +179,9 @@ bool const added = [] {
         "prompt-distill",
         {.ours = [](prompt const& p, arena& m) { return kv::prompt_distill{.keep = budget + 1}(p.layer(1), m); },
          .theirs = prompt_distill});
-    for (index const n : {4096, 32768}) {
+    for (index const n : prompt::lengths)
         add({"scissorhands-step", {{"n", n}, {"kv_heads", prompt::kv_heads}, {"heads", prompt::heads}}},
             [n] { return scissorhands_step(n); });
-    }
     return true;
 }();
 

@@ -7,6 +7,7 @@
 
 #include <terse/kv/duo_attention.hpp>
 #include <terse/kv/moa.hpp>
+#include <terse/kv/razor_attention.hpp>
 #include <terse/kv/retention.hpp>
 #include <terse/kv/streaming_llm.hpp>
 
@@ -20,6 +21,8 @@ constexpr kv::streaming_llm streaming{.sinks = 4, .recent = 1020};
 /// Every other head looks far back.
 constexpr std::array<unsigned char, prompt::kv_heads> classes = {0, 1, 0, 1, 0, 1, 0, 1};
 constexpr kv::duo_attention duo{.streaming = classes};
+
+constexpr kv::razor_attention razor{.recent = 1024, .local = classes};
 
 /// Spans that stay, that grow, and that are the whole prompt.
 constexpr std::array<budget::elastic_span, prompt::kv_heads> spans = {
@@ -51,6 +54,19 @@ slots moa_by_the_book(prompt const& p) {
         kept.push_back(ends(p.tokens, moa.sinks, size - moa.sinks));
     }
     return kept;
+}
+
+/// What local heads drop stays as one mean: all slots in order, with their weights.
+slots razor_by_the_book(prompt const& p) {
+    index const recent = std::max(razor.recent, p.tokens / razor.compression), gone = p.tokens - razor.sinks - recent;
+    slots sources;
+    for (unsigned char const local : classes) {
+        sources.push_back(ends(p.tokens, p.tokens, 0));
+        std::vector<float> weights(local != 0 ? sources.back().size() : 0, 1.0F);
+        if (local != 0) std::fill_n(weights.begin() + razor.sinks, gone, 1 / static_cast<float>(gone));
+        keep(weights);
+    }
+    return sources;
 }
 
 /// An image in the first half and a compression token behind it; in the text, one after every 15 others.
@@ -90,6 +106,10 @@ bool const added = [] {
                                       .theirs = duo_by_the_book,
                                       .differ = 0,
                                       .peer = std_name("iota")});
+    add_prompt_rows("razor-attention", {.ours = [](prompt const& p, arena& memory) { return razor(p.layer(), memory); },
+                                        .theirs = razor_by_the_book,
+                                        .differ = 0,
+                                        .peer = std_name("iota")});
     add_prompt_rows("moa", {.ours = [](prompt const& p, arena& memory) { return moa(p.layer(), memory); },
                             .theirs = moa_by_the_book,
                             .differ = 0,

@@ -27,7 +27,7 @@ template <class Arch = default_arch>
 /// @param other    callable index -> U const*, likewise
 /// @param sums     [count]
 /// @param scratch  at least absolute_products_scratch(dim)
-/// @complexity     O(count * others * dim); no allocation
+/// @complexity     O(count * others * dim); no allocation. NaN in a row stays in its sum, in another in all sums
 template <class Arch = default_arch, class Row, class Other>
 [[gnu::flatten]] void add_absolute_products(index count, Row row, index others, Other other, index dim,
                                             std::span<float> sums, std::span<float> scratch) noexcept {

@@ -15,12 +15,16 @@
 
 #include <terse/core/types.hpp>
 
+/// The kernels. Unless one says otherwise: pointers, strides and lengths are any, zero among them; nothing is read or
+/// written beyond them; what NaN and infinities meet follows IEEE 754, so that NaN stays in the results that it enters;
+/// of equals the earlier wins.
 namespace terse::simd {
 
 using xsimd::default_arch;
 
 /// A register of floats. The architecture is part of every kernel's signature, so that translation units built for
-/// different instruction sets do not share a symbol.
+/// SSE2, AVX2 and AVX-512 do not share a symbol. Those of one architecture must be built for the same processor: VNNI,
+/// BF16 and F16C change what is behind the same name.
 template <class Arch>
 using floats = xsimd::batch<float, Arch>;
 

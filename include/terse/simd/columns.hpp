@@ -86,7 +86,7 @@ template <class Arch = default_arch, class Row>
         });
 }
 
-/// squares[c] = the sum over rows [0, count) of row(t)[c]^2, in float and in the order of the rows.
+/// squares[c] = the sum over rows [0, count) of row(t)[c]^2, in float and in the order of the rows; NaN stays.
 /// @param row  callable index -> T const* or quantised_row, of squares.size() contiguous values
 template <class Arch = default_arch, class Row>
 [[gnu::flatten]] void column_squares(index count, Row row, std::span<float> squares) noexcept {
@@ -134,7 +134,7 @@ template <class Arch = default_arch, class Row>
 
 /// out[t] = the sample standard deviation of (row(t)[c] - origin[c]) * factor[c] over the channels whose factor is not
 /// zero: `counted` of them, at least two. In float, from the mean, so that a common offset costs no digits. A row a
-/// lane: the chains of sum, mean and root of several rows run side by side.
+/// lane: the chains of sum, mean and root of several rows run side by side. NaN anywhere in a row makes it NaN.
 /// @param row  callable index -> T const* or quantised_row, of factor.size() contiguous values
 template <class Arch = default_arch, class Row>
 [[gnu::flatten]] void scaled_deviations(index count, Row row, std::span<float const> origin,

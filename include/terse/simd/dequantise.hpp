@@ -61,7 +61,8 @@ template <class Arch, class Byte>
     return load_bytes<Arch>(values.data());
 }
 
-/// out[i] = codes[i] * scales[i / group], rounded to nearest even: a row, or several whose planes are contiguous.
+/// out[i] = codes[i] * scales[i / group], rounded to nearest even: a row, or several whose planes are contiguous. NaN in
+/// a scale makes its group NaN.
 /// @pre  group is a multiple of 32, dim one of group
 /// @complexity  O(dim)
 template <class Arch = default_arch, class Scale, real T>
@@ -75,7 +76,7 @@ template <class Arch = default_arch, class Scale, real T>
 }
 
 /// out[i] = code i * scales[i / group] + minima[i / group], rounded to nearest even: a row, or several whose planes are
-/// contiguous.
+/// contiguous. NaN in a scale or a minimum makes its group NaN.
 /// @pre  group is a multiple of 32, dim one of group
 /// @complexity  O(dim)
 template <class Arch = default_arch, class Scale, real T>

@@ -26,8 +26,8 @@ void for_registers(index first, index end, float* out, Values values) noexcept {
 /// nothing beside it.
 ///
 /// @param count  rows that there are: those behind `end` are asked for ahead, and may be read
-/// @param row    callable index -> T const*, of n contiguous values; any layout
-/// @complexity   O((end - first) * n); no allocation
+/// @param row    callable index -> T const* or quantised_row, of n contiguous values; any layout
+/// @complexity   O((end - first) * n); no allocation. NaN in a row stays in its product
 template <class Arch = default_arch, class Row, real T>
 [[gnu::flatten]] void dots(index first, index end, index count, Row row, T const* x, index n, float* out) noexcept {
     bool const far = count * n > near_floats;

@@ -42,7 +42,7 @@ template <class Arch = default_arch>
 /// @param forms    [count, form_size(dim)], of make_form
 /// @param out      rows `stride` apart
 /// @param scratch  at least quadratic_scratch(dim)
-/// @complexity     O(count * rows * dim^2 / 2); no allocation
+/// @complexity     O(count * rows * dim^2 / 2); no allocation. NaN in a row stays in its values
 template <class Arch = default_arch, class Row>
 [[gnu::flatten]] void quadratic_forms(index begin, index end, Row row, index dim, index count, float const* forms,
                                       float* out, index stride, std::span<float> scratch) noexcept {

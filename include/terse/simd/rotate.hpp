@@ -40,6 +40,7 @@ void rotation(index steps, std::span<float const> frequency, std::span<float> co
 }
 
 /// Turns the pairs (a[i * step], b[i * step]) by the angles: a' = a cos - b sin, b' = b cos + a sin; in float.
+/// NaN in one of a pair makes both NaN.
 /// @pre cosine.size() == sine.size()
 template <class Arch = default_arch, real T>
 void rotate_pairs(T* a, T* b, index step, std::span<float const> cosine, std::span<float const> sine) noexcept {
