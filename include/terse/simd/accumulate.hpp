@@ -7,7 +7,7 @@
 #include <limits>
 #include <span>
 
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 
 // Bound by memory: a sum is read, a term is read, a sum is written. What else is done in the pass must fit beside that,
 // so of the lowest only the value is kept, and the block where it was; that block is searched at the end.

@@ -6,7 +6,7 @@
 #include <limits>
 #include <span>
 
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 
 // Bound by memory. Maxima are taken in a piece of the row that stays in the first cache, where a pass doubles the width
 // of all windows; the sums of them are in double, read and written once.

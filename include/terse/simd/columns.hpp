@@ -9,7 +9,7 @@
 #include <span>
 #include <type_traits>
 
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/quantised_row.hpp>
 
 // Limited by memory, or by loads where the rows are in a cache: a value is read once, and what a channel gathers stays

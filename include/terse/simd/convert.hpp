@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 
 // Limited by memory: an instruction or two a register.
 

@@ -7,7 +7,7 @@
 #include <type_traits>
 
 #include <terse/core/types.hpp>
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 
 // Rows of quantise.hpp back in floats. Converting and writing limit it in cache, from memory the writing alone.
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <array>
 
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/quantised_row.hpp>
 #include <terse/simd/rows.hpp>
 

@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include <terse/core/types.hpp>
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/quantise.hpp>
 
 // A query in 8 bit against keys in 8 or 4 bit. Products of bytes are summed as integers within a group and as floats,

@@ -8,7 +8,7 @@
 #include <span>
 #include <type_traits>
 
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/top_k.hpp>
 
 // Reading limits this: each step multiplies what every earlier step left behind, one multiply-add for each float read,

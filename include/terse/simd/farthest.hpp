@@ -8,7 +8,7 @@
 #include <limits>
 #include <span>
 
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/top_k.hpp>
 
 // Reading the rows limits this: a product uses each of their values once. So most products are not made. A row's

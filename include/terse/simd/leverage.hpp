@@ -6,8 +6,8 @@
 #include <cmath>
 #include <span>
 
-#include <terse/simd/batch.hpp>
 #include <terse/simd/columns.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/scalar.hpp>
 #include <terse/simd/tile.hpp>
 

@@ -5,7 +5,7 @@
 #include <array>
 #include <span>
 
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/rows.hpp>
 #include <terse/simd/tile.hpp>
 

@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include <terse/core/types.hpp>
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/scalar_quantise.hpp>
 
 // Rows in 8 and 4 bit. A group of at least 32 neighbouring channels shares a scale, in a plane apart from the

@@ -7,8 +7,8 @@
 #include <span>
 
 #include <terse/core/quantised.hpp>
-#include <terse/simd/batch.hpp>
 #include <terse/simd/dequantise.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/rows.hpp>
 
 // Rows in 8 bit where kernels read rows: limited by converting, four instructions a register beside the multiply-add

@@ -7,7 +7,7 @@
 #include <span>
 
 #include <terse/core/types.hpp>
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 
 // Limited by memory, once the sines stand: a load, two multiply-adds and a store a register. Rows that turn by the same
 // steps share their sines.

@@ -11,7 +11,7 @@
 #include <type_traits>
 
 #include <terse/core/types.hpp>
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/scalar.hpp>
 
 // Bound by memory: rows pass through registers as they are, a row's loads before its stores, so that a load does not

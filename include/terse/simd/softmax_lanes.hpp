@@ -10,8 +10,8 @@
 #include <utility>
 
 #include <terse/simd/attention_shape.hpp>
-#include <terse/simd/batch.hpp>
 #include <terse/simd/exp2.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/rows.hpp>
 #include <terse/simd/softmax_rows.hpp>
 #include <terse/simd/tile.hpp>

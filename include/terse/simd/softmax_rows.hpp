@@ -8,9 +8,9 @@
 #include <span>
 
 #include <terse/simd/attention_shape.hpp>
-#include <terse/simd/batch.hpp>
 #include <terse/simd/dots.hpp>
 #include <terse/simd/exp2.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/rows.hpp>
 #include <terse/simd/tile.hpp>
 

@@ -9,8 +9,8 @@
 #include <span>
 #include <type_traits>
 
-#include <terse/simd/batch.hpp>
 #include <terse/simd/convert.hpp>
+#include <terse/simd/load_store.hpp>
 #include <terse/simd/quantised_row.hpp>
 
 // Products of all rows of one side with all rows of another, tile by tile: the core of every kernel that compares

@@ -16,7 +16,7 @@
 
 #include <terse/core/rank.hpp>
 #include <terse/core/types.hpp>
-#include <terse/simd/batch.hpp>
+#include <terse/simd/load_store.hpp>
 
 // Limited by passes over the scores: one that counts and keeps what lies in a bracket of the k-th, one that writes the
 // positions; each a read, a comparison or two, and a compressing store a register. For few scores it is the bracket.
