@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <numbers>
@@ -62,16 +63,42 @@ double bits(std::span<float const> log_probabilities) {
 }
 
 /// Reads `first` and then what the model itself thinks most probable, of the bytes, `count` times.
-std::vector<token> decode(model const& lm, cache& kv, token first, index count) {
+/// @param read  callable token -> normalised state [1, width]
+template <class Read>
+std::vector<token> decode(model const& lm, Read const& read, token first, index count) {
     constexpr index byte_values = 256;
     std::vector<token> out;
     for (token next = first; length(out) < count;) {
         index best = 0;
-        lm.logits(lm.forward({&next, 1}, kv)).row(0).head(byte_values).maxCoeff(&best);
+        lm.logits(read(next)).row(0).head(byte_values).maxCoeff(&best);
         next = static_cast<token>(best);
         out.push_back(next);
     }
     return out;
+}
+
+/// Reads token after token with a cache of fixed size, or, without a policy, of `most` tokens.
+class reader {
+  public:
+    reader(model const& lm, step_policy const* policy, index keep, index most)
+        : lm_{&lm}, all_{lm.make_cache(policy == nullptr ? most : 0)} {
+        if (policy != nullptr) bound_.emplace(lm, *policy, keep);
+    }
+
+    matrix read(token next) { return bound_ ? bound_->read(next) : lm_->forward({&next, 1}, all_); }
+    [[nodiscard]] std::size_t cache_bytes() const { return (bound_ ? bound_->kv() : all_).bytes(); }
+
+  private:
+    model const* lm_;
+    cache all_;
+    std::optional<generation> bound_;
+};
+
+/// Nothing, for a full cache, and every policy for generations.
+std::vector<step_policy const*> kinds_of_reading() {
+    std::vector<step_policy const*> kinds{nullptr};
+    for (step_policy const& p : step_policies()) kinds.push_back(&p);
+    return kinds;
 }
 
 }  // namespace
@@ -181,7 +208,8 @@ std::vector<std::vector<recall>> measure_recall(model const& lm, std::span<docum
 
             kv.pop();
             auto const decoding = clock::now();
-            std::vector<token> const answer = decode(lm, kv, prompt.last(), length(d.answer));
+            auto const read = [&](token next) { return lm.forward({&next, 1}, kv); };
+            std::vector<token> const answer = decode(lm, read, prompt.last(), length(d.answer));
             one.decode_seconds = seconds_since(decoding);
             one.decoded = length(answer);
             one.right = answer == d.answer ? 1 : 0;
@@ -229,35 +257,31 @@ std::vector<prose> measure_prose(model const& lm, std::span<passage const> passa
 }
 
 std::vector<bounded> measure_generation(model const& lm, std::span<passage const> passages, index keep, index workers) {
-    auto const policies = step_policies();
-    auto const kinds = policies.size() + 1;
-    std::vector<std::vector<bounded>> each(passages.size(), std::vector<bounded>(kinds));
+    auto const kinds = kinds_of_reading();
+    std::vector<std::vector<bounded>> each(passages.size(), std::vector<bounded>(kinds.size()));
     for_each(length(passages), workers, [&](index i) {
         passage const& p = passages[static_cast<std::size_t>(i)];
         std::vector<token> text = p.prompt;
         text.insert(text.end(), p.continuation.begin(), p.continuation.end());
-        for (std::size_t k = 0; k < kinds; ++k) {
+        for (std::size_t k = 0; k < kinds.size(); ++k) {
             bounded& one = each[static_cast<std::size_t>(i)][k];
-            std::optional<generation> bound;
-            if (k > 0) bound.emplace(lm, policies[k - 1], keep);
-            cache all = lm.make_cache(k == 0 ? length(text) : 0);
+            reader reads(lm, kinds[k], keep, length(text));
             auto const start = clock::now();
             for (std::size_t t = 0; t + 1 < text.size(); ++t) {
-                matrix const state = bound ? bound->read(text[t]) : lm.forward({&text[t], 1}, all);
-                double const cost = bits(log_probabilities(lm, state, {&text[t + 1], 1}));
+                double const cost = bits(log_probabilities(lm, reads.read(text[t]), {&text[t + 1], 1}));
                 if (t % static_cast<std::size_t>(keep) == 0) one.curve.push_back(0);
                 one.curve.back() += cost;
                 one.bits += cost;
             }
             one.seconds = seconds_since(start) / static_cast<double>(text.size() - 1);
-            one.cache_bytes = (bound ? bound->kv() : all).bytes();
+            one.cache_bytes = reads.cache_bytes();
         }
     });
 
-    std::vector<bounded> means(kinds);
-    for (std::size_t k = 0; k < kinds; ++k) {
+    std::vector<bounded> means(kinds.size());
+    for (std::size_t k = 0; k < kinds.size(); ++k) {
         bounded& mean = means[k];
-        mean.policy = k == 0 ? "full" : policies[k - 1].name;
+        mean.policy = kinds[k] == nullptr ? "full" : kinds[k]->name;
         mean.curve.assign(each.front()[k].curve.size(), 0);
         double bytes = 0;
         std::vector<double> in_stretch(mean.curve.size(), 0);
@@ -278,6 +302,25 @@ std::vector<bounded> measure_generation(model const& lm, std::span<passage const
         for (std::size_t c = 0; c < mean.curve.size(); ++c) mean.curve[c] /= in_stretch[c];
     }
     return means;
+}
+
+std::vector<index> measure_generation_recall(model const& lm, std::span<document const> documents, index keep,
+                                             index workers) {
+    auto const kinds = kinds_of_reading();
+    std::vector<std::vector<index>> each(documents.size());
+    for_each(length(documents), workers, [&](index i) {
+        document const& d = documents[static_cast<std::size_t>(i)];
+        for (step_policy const* const kind : kinds) {
+            reader reads(lm, kind, keep, length(d.prompt) + length(d.answer));
+            for (token const t : std::span{d.prompt}.first(d.prompt.size() - 1)) reads.read(t);
+            auto const read = [&](token next) { return reads.read(next); };
+            bool const right = decode(lm, read, d.prompt.back(), length(d.answer)) == d.answer;
+            each[static_cast<std::size_t>(i)].push_back(right ? 1 : 0);
+        }
+    });
+    std::vector<index> sums(kinds.size());
+    for (auto const& one : each) std::transform(sums.begin(), sums.end(), one.begin(), sums.begin(), std::plus<>{});
+    return sums;
 }
 
 std::vector<float> judge(model const& lm, std::span<token const> tokens, index length, index prefix,

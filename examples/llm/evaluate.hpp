@@ -94,6 +94,11 @@ struct bounded {
 /// full cache; one entry a policy.
 std::vector<bounded> measure_generation(model const& lm, std::span<passage const> passages, index keep, index workers);
 
+/// How many of the documents' answers are right under greedy decoding when prompt and answer are read like that; one
+/// entry a policy.
+std::vector<index> measure_generation_recall(model const& lm, std::span<document const> documents, index keep,
+                                             index workers);
+
 /// Log-probabilities [sequences, length - prefix] of all tokens after the prefix of each sequence: the prefix is read,
 /// its cache is compressed to `keep` tokens once, and the rest is read on top.
 /// Throws std::invalid_argument unless 1 <= prefix < length and keep >= 1.

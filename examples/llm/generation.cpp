@@ -47,6 +47,7 @@ class heavy_hitters : public evictor {
     void observe(layer const& l, arena& memory) override { check(sums_.add(l, memory)); }
     result<plans> decide(layer const&, arena& memory) const override { return policy_(sums_, memory); }
     void compact(plans const& kept) override { check(sums_.compact(kept)); }
+    std::size_t bytes() const override { return values_.size() * sizeof(float); }
 
   private:
     std::vector<float> values_;
@@ -65,6 +66,7 @@ class persistent : public evictor {
     void observe(layer const& l, arena& memory) override { check(policy_.observe(counts_, l, memory)); }
     result<plans> decide(layer const&, arena& memory) const override { return policy_(counts_, memory); }
     void compact(plans const& kept) override { check(counts_.compact(kept)); }
+    std::size_t bytes() const override { return values_.size() * sizeof(float); }
 
   private:
     std::vector<float> values_;
@@ -90,6 +92,7 @@ class blockwise : public evictor {
         return choice->kept;
     }
     void compact(plans const& kept) override { check(scores_.compact(kept)); }
+    std::size_t bytes() const override { return sums_.size() * sizeof(double) + since_.size() * sizeof(token); }
 
   private:
     std::vector<double> sums_;
@@ -188,7 +191,7 @@ generation::generation(model const& lm, step_policy const& policy, index keep)
 
 std::size_t generation::bytes() const {
     std::size_t sum = cache_.capacity_bytes() + memory_.peak();
-    for (layer_books const& l : layers_) sum += l.memory.size();
+    for (layer_books const& l : layers_) sum += l.memory.size() + l.decides->bytes();
     return sum;
 }
 

@@ -28,6 +28,9 @@ class evictor {
 
     /// The cache was compacted so.
     virtual void compact(terse::plans const&) {}
+
+    /// Bytes of what it remembers.
+    [[nodiscard]] virtual std::size_t bytes() const { return 0; }
 };
 
 /// A policy for a long generation under a name.
@@ -60,7 +63,7 @@ class generation {
     [[nodiscard]] cache const& kv() const { return cache_; }
     [[nodiscard]] terse::kv::ledger<float> const& books(index layer) const { return at(layer).ledger; }
 
-    /// Bytes of the cache, the ledgers and the arena: what does not grow with the text.
+    /// Bytes of the cache, the ledgers, the policies' memory and the arena: what does not grow with the text.
     [[nodiscard]] std::size_t bytes() const;
 
   private:

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <thread>
 
@@ -130,17 +132,20 @@ void print(json const& r) {
 }
 
 /// Reading on with a small cache: a table, and the JSON of it.
-json read_on(std::vector<llm::bounded> const& all) {
+/// @param right  [all]: answers that were right, of `asked`
+json read_on(std::vector<llm::bounded> const& all, std::vector<index> const& right, index asked) {
     json rows = json::array();
-    std::printf("\nread on token by token, %td slots a head\n%-12s %9s %9s %12s\n", bounded_slots, "policy",
-                "bits/byte", "KiB cache", "us a token");
-    for (llm::bounded const& b : all) {
+    std::printf("\nread on token by token, %td slots a head\n%-12s %12s %9s %9s %12s\n", bounded_slots, "policy",
+                "recalled", "bits/byte", "KiB cache", "us a token");
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        llm::bounded const& b = all[i];
         rows.push_back({{"policy", b.policy},
+                        {"right", right[i]},
                         {"bits_per_byte", b.bits},
                         {"curve", b.curve},
                         {"cache_bytes", b.cache_bytes},
                         {"us_per_token", 1e6 * b.seconds}});
-        std::printf("%-12s %9.4f %9.0f %12.0f\n", std::string(b.policy).c_str(), b.bits,
+        std::printf("%-12s %5td of %-3td %9.4f %9.0f %12.0f\n", std::string(b.policy).c_str(), right[i], asked, b.bits,
                     static_cast<double>(b.cache_bytes) / 1024, 1e6 * b.seconds);
     }
     return rows;
@@ -151,8 +156,8 @@ json read_on(std::vector<llm::bounded> const& all) {
 ///   rows      [{policy, budget, own_share, recall: [{facts, documents, right}], bits_per_byte, bits_per_byte_opening,
 ///             bytes_before, bytes_after, tokens_per_second, compress_ms}]: the last four a document, of the longest;
 ///             own_share: the budget bounds a part of the cache alone
-///   bounded   {slots, rows: [{policy, bits_per_byte, curve, cache_bytes, us_per_token}]}: the curve is of each stretch
-///             of `slots` bytes
+///   bounded   {slots, documents, rows: [{policy, right, bits_per_byte, curve, cache_bytes, us_per_token}]}: how many of
+///             the documents with the fewest facts were answered right; the curve is of each stretch of `slots` bytes
 ///   policies  [{name, summary}]
 ///   document  {text, answer, budget, policies: [{policy, kept: [layers][kv heads][tokens]}]}: token 0 is BOS, token
 ///             1 + i is byte i of the text; without policies that keep channels
@@ -188,7 +193,12 @@ void demonstrate(llm::model const& lm, options const& given) {
         "prompt of 768 tokens;\nmemory, speed and the time to compress: of one document with %td facts; kept: of its "
         "cache\n",
         recalls.front().back().facts);
-    json const bounded = read_on(llm::measure_generation(lm, passages, bounded_slots, given.threads));
+    std::vector<llm::document> short_ones;
+    index const fewest = std::ranges::min(documents, {}, &llm::document::facts).facts;
+    std::ranges::copy_if(documents, std::back_inserter(short_ones), [=](auto const& d) { return d.facts == fewest; });
+    json const bounded =
+        read_on(llm::measure_generation(lm, passages, bounded_slots, given.threads),
+                llm::measure_generation_recall(lm, short_ones, bounded_slots, given.threads), std::ssize(short_ones));
 
     if (!given.json.empty()) {
         json policies = json::array();
@@ -197,7 +207,7 @@ void demonstrate(llm::model const& lm, options const& given) {
         out << json{{"heldout", files},
                     {"policies", policies},
                     {"rows", rows},
-                    {"bounded", {{"slots", bounded_slots}, {"rows", bounded}}},
+                    {"bounded", {{"slots", bounded_slots}, {"documents", short_ones.size()}, {"rows", bounded}}},
                     {"document", picture(lm, known, documents.front())}}
             << '\n';
         if (!out) throw std::runtime_error("cannot write " + given.json.string());

@@ -308,14 +308,14 @@ std::string bounded_chart(json const& bounded) {
     return draw(chart);
 }
 
-std::string bounded_table(json const& rows) {
-    std::string html =
-        "<div class=\"wide\"><table><thead><tr><th>policy<th>bits per byte<th>KiB of cache<th>&micro;s a "
-        "token</tr></thead><tbody>\n";
-    for (json const& r : rows)
-        html += "<tr><th>" + escape(r.at("policy").get<std::string>()) + "<td>" + fixed(r.at("bits_per_byte"), 4) +
-                "<td>" + number(r.at("cache_bytes").get<double>() / 1024, 0) + "<td>" +
-                number(r.at("us_per_token"), 0) + "</tr>\n";
+std::string bounded_table(json const& bounded) {
+    std::string html = "<div class=\"wide\"><table><thead><tr><th>policy<th>recalled of " +
+                       number(bounded.at("documents"), 0) +
+                       "<th>bits per byte<th>KiB of cache<th>&micro;s a token</tr></thead><tbody>\n";
+    for (json const& r : bounded.at("rows"))
+        html += "<tr><th>" + escape(r.at("policy").get<std::string>()) + "<td>" + number(r.at("right"), 0) + "<td>" +
+                fixed(r.at("bits_per_byte"), 4) + "<td>" + number(r.at("cache_bytes").get<double>() / 1024, 0) +
+                "<td>" + number(r.at("us_per_token"), 0) + "</tr>\n";
     return html + "</tbody></table></div>\n";
 }
 
@@ -373,8 +373,9 @@ std::string cache_section(json const& llm) {
     json const& bounded = llm.at("bounded");
     html +=
         "<h3>A cache that does not grow</h3>\n<p>The model reads on token by token; whenever a head holds more than "
-        "its slots, the policy says which stay. The full cache holds everything.</p>\n<div class=\"two\">\n" +
-        bounded_chart(bounded) + bounded_table(bounded.at("rows")) + "</div>\n";
+        "its slots, the policy says which stay. The full cache holds everything. Recalled are the pass keys of the "
+        "documents with the fewest facts, read like that too.</p>\n<div class=\"two\">\n" +
+        bounded_chart(bounded) + bounded_table(bounded) + "</div>\n";
 
     json const& document = llm.at("document");
     html += "<h3>What is left of one document</h3>\n<p>Slots that each head keeps at a budget of " +

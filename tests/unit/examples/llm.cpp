@@ -126,6 +126,17 @@ TEST_CASE("llm: recall of a few documents") {
     CHECK(found[1][1].bytes_after == 3 * 127 * a_token);
 }
 
+TEST_CASE("llm: a document read token by token is recalled where there is room for it, and not from a few slots") {
+    auto const all = llm::read_documents(models / "recall-docs.json", bundled().shape().bos);
+    std::span const one{&all.front(), 1};
+    auto const roomy = llm::measure_generation_recall(bundled(), one, 520, 1);
+    CHECK(roomy == std::vector<index>(llm::step_policies().size() + 1, 1));
+    auto const tight = llm::measure_generation_recall(bundled(), one, 48, 1);
+    CHECK(tight.front() == 1);  // the full cache
+    CHECK(llm::step_policies().front().name == "streaming");
+    CHECK(tight[1] == 0);
+}
+
 TEST_CASE("llm: every policy keeps what it was told to, the last token with it") {
     auto const& lm = bundled();
     auto const documents = llm::read_documents(models / "recall-docs.json", lm.shape().bos);
