@@ -13,6 +13,7 @@
 
 #include "common/safetensors.hpp"
 #include "llm/evaluate.hpp"
+#include "llm/generation.hpp"
 #include "unit/examples/bundled.hpp"
 
 namespace {
