@@ -72,6 +72,25 @@ std::span<unsigned char const> of_layer(prompt_layer const& seen, std::span<unsi
     return classes.subspan(static_cast<std::size_t>(seen.number) * heads, heads);
 }
 
+/// Blocks of 4 slots go whole, those that the last 16 queries attend to least.
+kv::block_eviction blocks(index keep) {
+    return {.keep = keep, .sinks = sinks, .recent = sinks, .block = sinks, .snapkv_window = window, .pool = whole_fact};
+}
+
+result<plans> kvcrush(prompt_layer const& seen, index keep, std::uint32_t seed, arena& memory) {
+    index const rescued = keep < seen.rows.tokens() ? keep / 4 / sinks : 0;
+    auto policy = blocks(keep - rescued * sinks);
+    policy.rescued = rescued;
+    policy.seed = seed;
+    return policy(seen.rows, memory);
+}
+
+result<plans> adaptive_r_kv(prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+    auto policy = blocks(keep);
+    policy.aggregation = kv::block_aggregation::adaptive_rkv;
+    return policy(seen.rows, memory);
+}
+
 result<plans> compresskv(prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
     auto const losses = memory.take<float>(seen.layers);
     auto const counts = memory.take<index>(seen.layers);
@@ -113,6 +132,16 @@ constexpr std::array table{
            [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
                return kv::lagkv{.keep = keep, .sinks = sinks, .lag = 64}(seen.rows, memory);
            }},
+    policy{"lagkv-recursive", "the same of each 64 that are complete, as a growing cache is thinned",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+               double const ratio = static_cast<double>(keep) / static_cast<double>(seen.rows.tokens());
+               return kv::recursive_lagkv{.ratio = ratio, .sinks = sinks, .lag = 64}(seen.rows, memory);
+           },
+           share::own},
+    policy{"keydiff-blocks", "keydiff, whenever 128 tokens have joined what is kept",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+               return kv::by_blocks<terse::score::key_difference>{.keep = keep, .recent = 1}(seen.rows, memory);
+           }},
     policy{"cur", "long keys and values beside their neighbours'",
            [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
                return kv::cur{.keep = keep, .sinks = sinks, .recent = 1}(seen.rows, memory);
@@ -126,6 +155,10 @@ constexpr std::array table{
            [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
                return kv::compactor{.keep = keep, .sinks = sinks, .recent = 4, .pre_rope_keys = seen.plain_keys}(
                    seen.rows, memory);
+           }},
+    policy{"non-causal", "by the attention without a mask in chunks of 256",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+               return kv::non_causal_attention{.keep = keep, .sinks = sinks, .recent = 4}(seen.rows, memory);
            }},
     policy{"expected", "by the attention that later queries may give, from the moments of these", expected_attention},
     policy{"h2o", "half by the attention of all queries, half most recent",
@@ -184,6 +217,14 @@ constexpr std::array table{
                return kv::chunkkv<terse::score::attention>{
                    .score = votes(1), .keep = keep, .chunk = whole_fact, .recent = window}(seen.rows, memory);
            }},
+    policy{"blocks", "blocks of 4, by the attention of the last 16 queries, maximum over 13 neighbours",
+           [](prompt_layer const& seen, index keep, std::uint32_t, arena& memory) {
+               return blocks(keep)(seen.rows, memory);
+           },
+           share::own},
+    policy{"kvcrush", "three quarters of them so, and blocks that represent the others", kvcrush, share::own},
+    policy{"adaptive-r-kv", "blocks that have nine tenths of that attention, and of the others the most diverse",
+           adaptive_r_kv, share::own},
     policy{"compresskv", "snapkv13 by the heads that fetch answers, layers that lose more get more", compresskv,
            share::on_average, true},
     policy{"q-filter", "keys that lie along the direction of most queries",

@@ -58,7 +58,7 @@ enum class share : unsigned char {
 struct policy {
     std::string_view name;
     std::string_view summary;
-    /// Which of the layer's tokens each kv head keeps, or which channels. Only `random` reads the seed.
+    /// Which of the layer's tokens each kv head keeps, or which channels. The seed is for what is drawn.
     terse::result<terse::plans> (*plan)(prompt_layer const& seen, index keep, std::uint32_t seed, terse::arena& memory);
     share kept = share::each_head;
     bool calibrated = false;  ///< needs a calibration

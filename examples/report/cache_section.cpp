@@ -364,7 +364,8 @@ std::string cache_section(json const& llm) {
                          [](json const& r) { return r.at("tokens_per_second").get<double>(); }) +
             compress_chart(llm) +
             "</div></div>\n<p>Compressing includes deciding and moving. H2O recomputes the attention of every prompt "
-            "token here; an engine that sums it while it reads the prompt does not pay for that. RazorAttention, "
+            "token here; an engine that sums it while it reads the prompt does not pay for that. What keeps whole "
+            "blocks or partitions keeps about as many slots as the budget says. RazorAttention, "
             "DuoAttention, SimLayerKV, ZipVL and ThinK let the model or the text decide how much they keep: their "
             "budget bounds local "
             "heads, lazy layers or channels, and they are drawn at the share of the bytes that is left.</p>\n" +
