@@ -52,8 +52,10 @@ int main(int argc, char** argv) {
 #ifdef __x86_64__
     if (!openblas.empty() && !__builtin_cpu_supports("avx512f")) return 0;
 #endif
-    // One thread, and nothing from outside that narrows what a peer chooses for this processor.
+    // One thread, huge pages for all memory of the heap (on virtual machines a fault may cost more than what touches the
+    // page), and nothing from outside that narrows what a peer chooses for this processor.
     want_environment({{"OMP_NUM_THREADS", "1"},
+                      {"GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"},
                       {"OPENBLAS_NUM_THREADS", "1"},
                       {"OPENBLAS_CORETYPE", openblas},
                       {"OPENBLAS_L2_SIZE", ""},
