@@ -165,46 +165,35 @@ struct razor_attention {
         auto const weights = memory.take<float>(held);
         auto const offsets = memory.take<token>(kept + 2);
         if (!taken(sources, weights, offsets)) return errc::out_of_memory;
-        auto const is_kept = [next = own.begin(), last = own.end()](index t) mutable noexcept {
-            bool const here = next != last && *next == t;
-            next += here;
-            return here;
-        };
+        auto const at = [](index i) noexcept { return static_cast<std::size_t>(i); };
         index last_gone = -1;
-        double total = 0;
-        auto find = is_kept;
-        for (index t = 0; t < held; ++t) {
-            if (find(t)) continue;
-            last_gone = t;
-            total += sizes.empty() ? 1.0 : static_cast<double>(sizes[static_cast<std::size_t>(t)]);
-        }
+        double total = sizes.empty() ? static_cast<double>(gone) : 0.0;
+        q.for_each_free(held, [&](index begin, index end) {
+            last_gone = end - 1;
+            if (sizes.empty()) return;
+            for (index t = begin; t < end; ++t) total += static_cast<double>(sizes[at(t)]);
+        });
         if (!(total > 0 && total <= std::numeric_limits<float>::max())) return errc::bad_setting;
 
         // Rows stand in the order of their last slots. A row's sources stand together, so the mean's are gathered
         // behind the rows before it.
-        auto const before = static_cast<std::size_t>(
-            std::lower_bound(own.begin(), own.end(), static_cast<token>(last_gone)) - own.begin());
-        std::size_t mean = before, single = 0, row = 0;
-        auto find_again = is_kept;
-        for (index t = 0; t < held; ++t) {
-            auto const slot = static_cast<token>(t);
-            if (!find_again(t)) {
-                double const size = sizes.empty() ? 1.0 : static_cast<double>(sizes[static_cast<std::size_t>(t)]);
-                sources[mean] = slot;
-                weights[mean++] = static_cast<float>(size / total);
-                if (t == last_gone) {
-                    offsets[row++] = static_cast<token>(before);
-                    single = before + static_cast<std::size_t>(gone);
-                }
-            } else {
-                sources[single] = slot;
-                weights[single] = 1;
-                offsets[row++] = static_cast<token>(single++);
-            }
-        }
-        offsets[row] = static_cast<token>(held);
-        std::copy_backward(own.begin() + static_cast<std::ptrdiff_t>(before), own.end(), anchor.end());
-        anchor[before] = static_cast<token>(last_gone);
+        index const before = std::lower_bound(own.begin(), own.end(), static_cast<token>(last_gone)) - own.begin();
+        std::fill(weights.begin(), weights.end(), 1.0F);
+        std::fill_n(weights.begin() + before, gone, static_cast<float>(1 / total));
+        auto source = std::copy_n(own.begin(), before, sources.begin());
+        auto weight = weights.begin() + before;
+        q.for_each_free(held, [&](index begin, index end) {
+            std::iota(source, source + (end - begin), static_cast<token>(begin));
+            source += end - begin;
+            if (sizes.empty()) return;
+            for (index t = begin; t < end; ++t)
+                *weight++ = static_cast<float>(static_cast<double>(sizes[at(t)]) / total);
+        });
+        std::copy(own.begin() + before, own.end(), source);
+        std::iota(offsets.begin(), offsets.begin() + before + 1, token{0});
+        std::iota(offsets.begin() + before + 1, offsets.end(), static_cast<token>(before + gone));
+        std::copy_backward(own.begin() + before, own.end(), anchor.end());
+        anchor[at(before)] = static_cast<token>(last_gone);
         return plan{.tokens = held, .sources = sources, .offsets = offsets, .weights = weights, .anchor = anchor};
     }
 };

@@ -32,12 +32,14 @@ template <class Stays>
     if (keep > 0 && count > keep) return errc::bad_budget;
     rollback undo{memory};
     auto const item = memory.take<plan>(1);
-    auto const kept = memory.take<token>(count);
+    auto const kept = memory.take<token>(count + 1);  // without a branch, each is written, and stays or not
     if (!taken(item, kept)) return errc::out_of_memory;
     std::size_t row = 0;
-    for (index t = 0; t < tokens; ++t)
-        if (stays(t)) kept[row++] = static_cast<token>(t);
-    std::construct_at(item.data(), select_rows(kept, tokens));
+    for (index t = 0; t < tokens; ++t) {
+        kept[row] = static_cast<token>(t);
+        row += stays(t) ? 1U : 0U;
+    }
+    std::construct_at(item.data(), select_rows(kept.first(row), tokens));
     undo.keep();
     return plans{item};
 }
