@@ -183,7 +183,7 @@ TEMPLATE_LIST_TEST_CASE("columns of rows in 8 bit are those of the rows that the
             auto const coded = [&x](index t) { return x.row(t); };
             auto const exact = [&x](index t) { return x.exact(t); };
             auto const weights = uniform(count, 6), origin = uniform(dim, 7), factor = uniform(dim, 8, 1, 2);
-            auto const same = [&, dim = dim](std::size_t size, auto const& kernel) {
+            auto const same = [&](std::size_t size, auto const& kernel) {
                 std::vector<float> got(size + 1, 7.0F), want = got;
                 kernel(coded, got.data());
                 kernel(exact, want.data());
