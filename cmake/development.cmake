@@ -22,6 +22,10 @@ set(warnings -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
 add_library(terse-development INTERFACE)
 target_link_libraries(terse-development INTERFACE terse::terse Threads::Threads)
 target_compile_options(terse-development INTERFACE ${warnings} $<$<BOOL:${TERSE_ARCH}>:-march=${TERSE_ARCH}>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # Garbage is not collected below a gigabyte: a tenth of the time that gcc takes.
+  target_compile_options(terse-development INTERFACE --param=ggc-min-heapsize=1000000)
+endif()
 if(TERSE_EMULATE_AVX512)
   target_compile_options(terse-development INTERFACE
     "SHELL:-include ${PROJECT_SOURCE_DIR}/tests/emulated_avx512.hpp" -Wno-psabi)
