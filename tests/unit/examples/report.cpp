@@ -77,7 +77,7 @@ TEST_CASE("the report shows what was measured", "[examples][report]") {
     // A picture of the image, and one a policy.
     CHECK(count(page, "data:image/png;base64,iVBORw0KGgo") == 3);
     CHECK(count(page, "streaming, to byte 192: 0.050") == 1);
-    CHECK(count(page, "<th>streaming<td>1.6434<td>222<td>146</tr>") == 1);
+    CHECK(count(page, "<th>streaming<td>3<td>1.6434<td>222<td>146</tr>") == 1);
     json own = llm;
     json& row = own["rows"].back();
     row["own_share"] = true;
