@@ -105,25 +105,15 @@ column think(prompt const& p, index kv) {
     return (keys * queries).transpose();
 }
 
-slots above(prompt const& p) {
+/// For each kv head the slots whose score(prompt, head) is at least `least`, and the last `recent`.
+template <class Score>
+slots above(prompt const& p, float least, index recent, Score score) {
     slots kept;
     for (index kv = 0; kv < prompt::kv_heads; ++kv) {
-        column const scores = key_norm(p, kv);
+        column const scores = score(p, kv);
         auto& head = kept.emplace_back();
         for (index t = 0; t < p.tokens; ++t)
-            if (scores[t] >= longest || t >= p.tokens - lag) head.push_back(static_cast<token>(t));
-    }
-    return kept;
-}
-
-/// Half of each partition that has a score.
-slots recursive_lagkv(prompt const& p) {
-    slots kept;
-    for (index kv = 0; kv < prompt::kv_heads; ++kv) {
-        column const scores = lagkv(p, kv);
-        auto& head = kept.emplace_back();
-        for (index t = 0; t < p.tokens; ++t)
-            if (scores[t] >= 0.5F) head.push_back(static_cast<token>(t));
+            if (scores[t] >= least || t >= p.tokens - recent) head.push_back(static_cast<token>(t));
     }
     return kept;
 }
@@ -151,7 +141,8 @@ bool const added = [] {
     add_prompt_rows("recursive-lagkv", {[](prompt const& p, arena& memory) {
                                             return kv::recursive_lagkv{.sinks = sinks, .lag = lag}(p.layer(), memory);
                                         },
-                                        recursive_lagkv});
+                                        // half of each partition that has ranks
+                                        [](prompt const& p) { return above(p, 0.5F, 0, lagkv); }});
     add_prompt_rows("think",
                     {[](prompt const& p, arena& memory) { return kv::think{.keep = kept_channels}(p.layer(), memory); },
                      [](prompt const& p) { return by(p, kept_channels, think); }});
@@ -159,7 +150,7 @@ bool const added = [] {
                                       return kv::threshold<score::norm>{.least = longest, .recent = lag}(p.layer(),
                                                                                                          memory);
                                   },
-                                  above});
+                                  [](prompt const& p) { return above(p, longest, lag, key_norm); }});
     return true;
 }();
 
